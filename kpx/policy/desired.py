@@ -1,0 +1,174 @@
+"""
+The answer of policy: frontends, and for each kind of source the pool its packets go to.
+
+A frontend is what a client addresses. What happens to a packet depends on where it came from (the matrix of contract
+section 6), so a frontend carries one `Verdict` per `Source`. Today's policies give pods, the host and outsiders the same
+pool; with externalTrafficPolicy Local they differ, and nothing here has to change for that.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+
+from kpx.model.addresses import Address, Family, Prefix, format_endpoint
+from kpx.model.findings import Finding
+from kpx.model.names import ObjectName, PortName, Protocol
+
+
+class FrontendKind(enum.Enum):
+    """Which promise of the Service a frontend keeps."""
+
+    CLUSTER_IP = "ClusterIP"
+    EXTERNAL_IP = "ExternalIP"
+    LOAD_BALANCER_IP = "LoadBalancerIP"
+    NODE_PORT = "NodePort"
+
+
+class Frontend(NamedTuple):
+    """What a client addresses; `address` is b"" for a node port, which is any node-port address of the family."""
+
+    family: Family
+    address: Address
+    protocol: Protocol
+    port: int
+
+    def __str__(self) -> str:
+        if not self.address:
+            return f"nodePort:{self.port}/{self.protocol} ({self.family})"
+        return f"{format_endpoint(self.address, self.port)}/{self.protocol}"
+
+
+class Backend(NamedTuple):
+    """Where a flow may be sent: an endpoint's address and port."""
+
+    address: Address
+    port: int
+
+    def __str__(self) -> str:
+        return format_endpoint(self.address, self.port)
+
+
+class Source(enum.Enum):
+    """Where a packet comes from, as the local detector and the routing table see it (section 0: P, H, X)."""
+
+    POD = "pod"
+    HOST = "host"
+    OUTSIDE = "outside"
+
+
+class Action(enum.Enum):
+    """What happens to a new flow."""
+
+    FORWARD = "forward"
+    REJECT = "reject"
+    DROP = "drop"
+
+
+class Reason(enum.Enum):
+    """Why an endpoint is in a pool, or is not; the value is the sentence people read."""
+
+    READY = "ready"
+    SERVING_TERMINATING = "terminating but still serving, used because no endpoint is ready"
+    NOT_READY = "not ready"
+    TERMINATING = "terminating, and others are ready"
+    NOT_SERVING = "terminating and no longer serving"
+    NOT_LOCAL = "on another node, and the policy is Local"
+    WRONG_ZONE = "kept for another zone by its hints"
+    WRONG_NODE = "kept for another node by its hints"
+
+
+class Considered(msgspec.Struct, frozen=True, gc=False):
+    """One endpoint of a service port and what became of it in the pool of cluster-wide traffic."""
+
+    backend: Backend
+    chosen: bool
+    reason: Reason
+    local: bool
+    slice_name: str
+
+
+class Pool(msgspec.Struct, frozen=True, gc=False):
+    """Endpoints among which new flows are spread: sorted, without duplicates (E8), so equal sets are equal values."""
+
+    name: str
+    backends: tuple[Backend, ...]
+
+
+class Verdict(NamedTuple):
+    """What happens to packets of one kind of source: `pool` is None unless the action is FORWARD."""
+
+    action: Action
+    pool: Pool | None
+    masquerade: bool
+
+
+class FrontendProgram(msgspec.Struct, frozen=True, gc=False):
+    """
+    A frontend of this node and its fate.
+
+    Args:
+        pod, host, outside: the verdict for each kind of source.
+        affinity_timeout_s: None without session affinity.
+        source_ranges: only these sources may pass (F1); empty means all.
+    """
+
+    frontend: Frontend
+    kind: FrontendKind
+    pod: Verdict
+    host: Verdict
+    outside: Verdict
+    affinity_timeout_s: int | None = None
+    source_ranges: tuple[Prefix, ...] = ()
+
+    def verdict(self, source: Source) -> Verdict:
+        """Return the verdict for a kind of source."""
+        return {Source.POD: self.pod, Source.HOST: self.host, Source.OUTSIDE: self.outside}[source]
+
+    def verdicts(self) -> tuple[Verdict, Verdict, Verdict]:
+        """Return the three verdicts: pod, host, outside."""
+        return (self.pod, self.host, self.outside)
+
+
+class PortProgram(msgspec.Struct, frozen=True, gc=False):
+    """
+    A service port in one family.
+
+    Args:
+        frontends: those this Service owns here, sorted; frontends lost to another Service are in the findings.
+        considered: every endpoint of the port and its reason, sorted by backend.
+        serving: endpoints that are serving, sorted, whatever the policies say: UDP flows to these live on (U3).
+        hairpin: endpoint addresses that may be on this node, thus may reach themselves through a frontend (M16).
+    """
+
+    name: PortName
+    family: Family
+    frontends: tuple[FrontendProgram, ...]
+    considered: tuple[Considered, ...]
+    serving: tuple[Backend, ...]
+    hairpin: tuple[Address, ...]
+
+
+class ServiceProgram(msgspec.Struct, frozen=True, gc=False):
+    """
+    All that this node forwards for one Service.
+
+    Args:
+        ports: one per service port and family, sorted.
+        cluster_ips: ClusterIPs whose other ports are refused (R5).
+        findings: frontends claimed by an older Service, ports without a usable address, and the like.
+    """
+
+    service: ObjectName
+    ports: tuple[PortProgram, ...] = ()
+    cluster_ips: tuple[Address, ...] = ()
+    findings: tuple[Finding, ...] = ()
+
+    def frontends(self) -> Iterator[tuple[PortProgram, FrontendProgram]]:
+        """Yield every frontend with its port."""
+        for port in self.ports:
+            for frontend in port.frontends:
+                yield port, frontend

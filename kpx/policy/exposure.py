@@ -1,0 +1,149 @@
+"""
+Which frontends a Service port answers on at this node (contract sections 4 and 9), and which it asked for in vain.
+
+An exact address wins over a node port (V12), and within a Service a frontend that is named twice is programmed once: the
+ClusterIP before external IPs before load-balancer IPs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kpx.model.addresses import Address, Family, Prefix, family_of, format_address
+from kpx.model.facts import NodeFacts
+from kpx.model.findings import Finding, Severity
+from kpx.model.names import ObjectName
+from kpx.model.service import Service, ServicePort
+from kpx.policy.claims import NODE_PORT_ADDRESS, Claim, Claims, claim_on
+from kpx.policy.desired import Frontend, FrontendKind
+from kpx.policy.honoured import Honoured
+
+
+class Exposed(NamedTuple):
+    """A frontend this Service owns; `source_ranges` is empty when every source may pass (F1)."""
+
+    frontend: Frontend
+    kind: FrontendKind
+    source_ranges: tuple[Prefix, ...]
+
+
+class Place(NamedTuple):
+    """An address of a Service in one family, and what its ports on it are."""
+
+    address: Address
+    kind: FrontendKind
+    source_ranges: tuple[Prefix, ...] = ()
+
+
+def where(service: ObjectName) -> str:
+    """Return how findings of this room name a Service."""
+    return f"Service {service}"
+
+
+def places(service: Service, family: Family, facts: NodeFacts, claims: Claims, findings: list[Finding]) -> list[Place]:
+    """
+    Return the addresses of a Service in a family, each once, node ports last; none without a ClusterIP in it (V1).
+
+    A ClusterIP that belongs to another Service is left out and named in `findings` (V11).
+    """
+    cluster_ip = next((address for address in service.cluster_ips if family_of(address) == family), None)
+    if cluster_ip is None:
+        return []
+    result = []
+    owner = claims.owner(Claim(cluster_ip, None, 0))
+    if owner in (None, service.name):
+        result.append(Place(cluster_ip, FrontendKind.CLUSTER_IP))
+    else:
+        findings.append(_lost(service.name, "spec.clusterIPs", format_address(cluster_ip), owner))
+    if service.external_ips or service.load_balancer_ips:
+        _add_external(result, service, family)
+    if _answers_on_node_ports(family, facts):
+        result.append(Place(NODE_PORT_ADDRESS, FrontendKind.NODE_PORT))
+    return result
+
+
+def expose(
+    service: Service,
+    port: ServicePort,
+    family: Family,
+    on: list[Place],
+    claims: Claims,
+    honoured: Honoured,
+    findings: list[Finding],
+) -> list[Exposed]:
+    """Return the frontends of one service port, in the order of `on`; what is lost or left out is named in `findings`."""
+    result = []
+    for address, kind, ranges in on:
+        number = port.port if address else port.node_port
+        if not number:
+            continue  # V5: no node port
+        frontend = Frontend(family, address, port.protocol, number)
+        owner = claims.owner(claim_on(frontend))
+        if owner is not None and owner != service.name:
+            findings.append(_lost(service.name, _FIELDS[kind], str(frontend), owner))
+        elif ranges and not honoured.source_ranges:
+            findings.append(_unfiltered(service.name, frontend))
+        else:
+            result.append(Exposed(frontend, kind, ranges))
+    return result
+
+
+_FIELDS = {
+    FrontendKind.CLUSTER_IP: "spec.clusterIPs",
+    FrontendKind.EXTERNAL_IP: "spec.externalIPs",
+    FrontendKind.LOAD_BALANCER_IP: "status.loadBalancer.ingress",
+    FrontendKind.NODE_PORT: "spec.ports",
+}
+
+
+def _add_external(result: list[Place], service: Service, family: Family) -> None:
+    ranges = _source_ranges(service, family)
+    seen = {place.address for place in result}
+    balanced = frozenset(service.load_balancer_ips) if ranges else frozenset()
+    for addresses, kind in (
+        (service.external_ips, FrontendKind.EXTERNAL_IP),
+        (service.load_balancer_ips, FrontendKind.LOAD_BALANCER_IP),
+    ):
+        for address in addresses:
+            if family_of(address) == family and address not in seen:
+                seen.add(address)
+                # A load-balancer IP that is an external IP too stays restricted: F1 speaks of the address.
+                result.append(Place(address, kind, ranges if address in balanced else ()))
+
+
+def _source_ranges(service: Service, family: Family) -> tuple[Prefix, ...]:
+    """Return the ranges of a family; none, or one of length 0, leaves the family open (V4)."""
+    ranges = tuple(sorted({prefix for prefix in service.source_ranges if family_of(prefix.address) == family}))
+    return () if any(prefix.length == 0 for prefix in ranges) else ranges
+
+
+def _answers_on_node_ports(family: Family, facts: NodeFacts) -> bool:
+    """Tell whether any address of this node answers on node ports in a family (N1)."""
+    return family in facts.node_port_any or any(family_of(address) == family for address in facts.node_port_addresses)
+
+
+def _lost(service: ObjectName, field: str, what: str, owner: ObjectName | None) -> Finding:
+    message = f"{what} belongs to older Service {owner}; change it in one of the two, until then traffic goes to {owner}"
+    return Finding(where(service), field, message)
+
+
+def _unfiltered(service: ObjectName, frontend: Frontend) -> Finding:
+    message = (
+        f"source ranges are not enforced yet, so {frontend} is not forwarded at all (it would be open to everybody);"
+        " use another address of the Service, or remove the ranges and filter elsewhere"
+    )
+    return Finding(where(service), "spec.loadBalancerSourceRanges", message)
+
+
+def not_honoured(service: Service, honoured: Honoured) -> list[Finding]:
+    """Return a warning for each traffic policy of a Service that is compiled as Cluster."""
+    if honoured.local:
+        return []
+    result = []
+    if service.external_policy_local:
+        message = "Local is not honoured yet: as with Cluster, all endpoints are used and they do not see the client's address"
+        result.append(Finding(where(service.name), "spec.externalTrafficPolicy", message, Severity.WARNING))
+    if service.internal_policy_local:
+        message = "Local is not honoured yet: as with Cluster, traffic to the ClusterIP may leave this node"
+        result.append(Finding(where(service.name), "spec.internalTrafficPolicy", message, Severity.WARNING))
+    return result

@@ -1,0 +1,271 @@
+"""Compiling one Service: frontends, their fate, and what is said about what is not in force."""
+
+from __future__ import annotations
+
+from policy_builders import (
+    FACTS,
+    HTTP,
+    TCP,
+    UDP,
+    addresses,
+    compiled,
+    endpoint,
+    frontends,
+    named,
+    one_slice,
+    only_port,
+    parse_address,
+    pod_backends,
+    printed,
+    service,
+)
+
+from kpx.model.addresses import Family
+from kpx.model.endpointslice import SlicePort
+from kpx.model.facts import NodeFacts
+from kpx.model.findings import Severity
+from kpx.model.names import PortName
+from kpx.model.service import ServicePort
+from kpx.policy.claims import Claims
+from kpx.policy.compile import compile_all
+from kpx.policy.desired import Action, FrontendKind, ServiceProgram, Source
+from kpx.policy.honoured import EVERYTHING, Honoured
+
+READY = one_slice(endpoint("10.244.1.1", node="n1"), endpoint("10.244.2.1"))
+
+
+def test_every_kind_of_frontend_gets_the_same_pool_object() -> None:
+    program = compiled(service(eip=("198.51.100.1",), lb=("203.0.113.1",)), READY)
+    kinds = {text: one.kind.value for text, one in frontends(program).items()}
+
+    assert kinds == {
+        "nodePort:30080/TCP (IPv4)": "NodePort",
+        "10.96.0.1:80/TCP": "ClusterIP",
+        "198.51.100.1:80/TCP": "ExternalIP",
+        "203.0.113.1:80/TCP": "LoadBalancerIP",
+    }
+    assert {id(verdict.pool) for one in frontends(program).values() for verdict in one.verdicts()} == {
+        id(frontends(program)["10.96.0.1:80/TCP"].pod.pool)
+    }
+    assert program.cluster_ips == addresses("10.96.0.1")
+    assert program.findings == ()
+
+
+def test_frontends_are_sorted() -> None:
+    program = compiled(service(eip=("198.51.100.9", "198.51.100.1")), READY)
+    listed = [frontend.frontend for _, frontend in program.frontends()]
+
+    assert listed == sorted(listed)
+
+
+def test_masquerade_follows_the_kind_of_frontend_and_source() -> None:
+    """M1, M2, M3 and M7."""
+    program = compiled(service(), READY)
+
+    inside, outside = frontends(program)["10.96.0.1:80/TCP"], frontends(program)["nodePort:30080/TCP (IPv4)"]
+    assert [inside.verdict(source).masquerade for source in Source] == [False, True, True]
+    assert [outside.verdict(source).masquerade for source in Source] == [True, True, True]
+
+
+def test_without_usable_endpoints_everything_is_refused() -> None:
+    """R1, M14."""
+    program = compiled(service(eip=("198.51.100.1",)), one_slice(endpoint("10.244.1.1", "unready")))
+
+    assert {verdict.action for one in frontends(program).values() for verdict in one.verdicts()} == {Action.REJECT}
+    assert len(frontends(program)) == 3
+
+
+def test_a_skipped_service_gives_an_empty_program() -> None:
+    """S4."""
+    assert compiled(service(skipped="headless"), READY) == ServiceProgram(named("shop/web"))
+
+
+def test_skipped_slices_and_slices_of_the_other_family_do_not_count() -> None:
+    """S2, J8."""
+    program = compiled(
+        service(), one_slice(endpoint("10.244.1.1"), skipped="headless"), one_slice(endpoint("fd00::1"), name="web-6")
+    )
+
+    assert only_port(program).considered == ()
+
+
+def test_ports_of_a_slice_that_the_service_does_not_have_are_unused() -> None:
+    """J6."""
+    program = compiled(service(), one_slice(endpoint("10.244.1.1"), ports=(SlicePort("ajp", TCP, 8009),)))
+
+    assert frontends(program)["10.96.0.1:80/TCP"].pod.action is Action.REJECT
+
+
+def test_one_number_may_serve_two_protocols_with_different_pods() -> None:
+    """J1, N8."""
+    one = service(ports=(ServicePort("dns", UDP, 53, 0), ServicePort("dns-tcp", TCP, 53, 0)))
+    program = compiled(one, one_slice(endpoint("10.244.1.1"), ports=(SlicePort("dns", UDP, 5353),)))
+
+    assert frontends(program)["10.96.0.1:53/UDP"].pod.action is Action.FORWARD
+    assert frontends(program)["10.96.0.1:53/TCP"].pod.action is Action.REJECT
+    assert [port.name for port in program.ports] == [
+        PortName(named("shop/web"), "dns", UDP),
+        PortName(named("shop/web"), "dns-tcp", TCP),
+    ]
+
+
+def test_a_dual_stack_service_is_two_services() -> None:
+    program = compiled(
+        service(ip=("10.96.0.1", "fd00:96::1"), eip=("198.51.100.1", "2001:db8::1")),
+        READY,
+        one_slice(endpoint("fd00::1"), name="web-6"),
+    )
+
+    assert [port.family for port in program.ports] == [Family.IPV4, Family.IPV6]
+    assert pod_backends(program, "[2001:db8::1]:80/TCP") == ["[fd00::1]:8080"]
+    assert pod_backends(program, "198.51.100.1:80/TCP") == ["10.244.1.1:8080", "10.244.2.1:8080"]
+
+
+def test_families_without_cluster_ip_or_not_programmed_here_have_no_frontends() -> None:
+    """V1 and NodeFacts.families."""
+    six_only = NodeFacts("n1", families=(Family.IPV6,))
+
+    assert "[2001:db8::1]:80/TCP" not in frontends(compiled(service(eip=("2001:db8::1",)), READY))
+    assert compiled(service(), READY, facts=six_only) == ServiceProgram(named("shop/web"))
+
+
+def test_node_ports_exist_where_an_address_answers() -> None:
+    """N1, V5."""
+    both = service(ip=("10.96.0.1", "fd00:96::1"))
+    anywhere = NodeFacts("n1", node_port_any=frozenset({Family.IPV6}))
+
+    assert [text for text in frontends(compiled(both)) if "nodePort" in text] == ["nodePort:30080/TCP (IPv4)"]
+    assert [text for text in frontends(compiled(both, facts=anywhere)) if "nodePort" in text] == ["nodePort:30080/TCP (IPv6)"]
+    assert "nodePort" not in str(frontends(compiled(service(ports=(HTTP._replace(node_port=0),)))))
+
+
+def test_a_frontend_named_twice_is_programmed_once_as_the_first_kind() -> None:
+    program = compiled(service(eip=("10.96.0.1", "198.51.100.1"), lb=("198.51.100.1",)), READY)
+
+    assert [one.kind for one in frontends(program).values()] == [
+        FrontendKind.NODE_PORT,
+        FrontendKind.CLUSTER_IP,
+        FrontendKind.EXTERNAL_IP,
+    ]
+    assert len(list(program.frontends())) == 3
+
+
+def test_two_ports_with_one_number_are_named_and_the_first_keeps_it() -> None:
+    program = compiled(service(ports=(ServicePort("a", TCP, 80, 0), ServicePort("b", TCP, 80, 0))), READY)
+
+    assert [(port.name.port, len(port.frontends)) for port in program.ports] == [("a", 1), ("b", 0)]
+    assert [str(finding) for finding in program.findings] == [
+        "Service shop/web: spec.ports: 10.96.0.1:80/TCP is asked for twice; port 'b' does not get it, give it a number of its own"
+    ]
+
+
+def test_affinity_belongs_to_the_service_port() -> None:
+    """A1: all frontends alike."""
+    assert {one.affinity_timeout_s for one in frontends(compiled(service(affinity=60), READY)).values()} == {60}
+    assert {one.affinity_timeout_s for one in frontends(compiled(service(), READY)).values()} == {None}
+
+
+def test_a_frontend_of_an_older_service_is_lost_and_named() -> None:
+    """V11."""
+    older = service(
+        "a/b", "10.96.0.2", eip=("198.51.100.1",), created="2023-01-01T00:00:00Z", ports=(HTTP._replace(node_port=0),)
+    )
+    program = compiled(service(eip=("198.51.100.1",)), READY, rivals=[older])
+
+    assert "198.51.100.1:80/TCP" not in frontends(program)
+    assert "10.96.0.1:80/TCP" in frontends(program)
+    (finding,) = program.findings
+    assert str(finding).startswith("Service shop/web: spec.externalIPs: 198.51.100.1:80/TCP belongs to older Service a/b; ")
+    assert finding.severity is Severity.ERROR
+
+
+def test_a_lost_cluster_ip_leaves_the_other_frontends() -> None:
+    older = service("a/b", created="2023-01-01T00:00:00Z", ports=(ServicePort("", TCP, 81, 0),))
+    program = compiled(service(), READY, rivals=[older])
+
+    assert list(frontends(program)) == ["nodePort:30080/TCP (IPv4)"]
+    assert program.cluster_ips == ()
+    assert [finding.field for finding in program.findings] == ["spec.clusterIPs"]
+
+
+def test_policy_local_is_compiled_as_cluster_and_said() -> None:
+    program = compiled(service(internal_local=True, external_local=True), READY)
+
+    assert {verdict.pool.name for one in frontends(program).values() for verdict in one.verdicts() if verdict.pool} == {"cluster"}
+    assert [(finding.field, finding.severity) for finding in program.findings] == [
+        ("spec.externalTrafficPolicy", Severity.WARNING),
+        ("spec.internalTrafficPolicy", Severity.WARNING),
+    ]
+
+
+def test_policy_local_gives_each_source_its_pool_once_it_is_honoured() -> None:
+    """M8, M9, M10 beside M1 (M15), and no finding."""
+    program = compiled(service(external_local=True), READY, honoured=EVERYTHING)
+
+    pools = [verdict.pool.name for verdict in frontends(program)["nodePort:30080/TCP (IPv4)"].verdicts() if verdict.pool]
+    assert pools == ["cluster", "cluster", "local"]
+    assert {verdict.pool.name for verdict in frontends(program)["10.96.0.1:80/TCP"].verdicts() if verdict.pool} == {"cluster"}
+    assert program.findings == ()
+
+
+def test_internal_policy_local_concerns_the_cluster_ip_only() -> None:
+    """M13, M4."""
+    program = compiled(service(internal_local=True), READY, honoured=EVERYTHING)
+
+    assert {verdict.pool.name for verdict in frontends(program)["10.96.0.1:80/TCP"].verdicts() if verdict.pool} == {"local"}
+    assert {verdict.pool.name for verdict in frontends(program)["nodePort:30080/TCP (IPv4)"].verdicts() if verdict.pool} == {
+        "cluster"
+    }
+
+
+def test_a_restricted_load_balancer_ip_is_not_opened_to_everybody() -> None:
+    """F1: also when it is an external IP as well."""
+    one = service(eip=("203.0.113.1",), lb=("203.0.113.1", "203.0.113.2"), ranges=("198.51.100.0/24",))
+    program = compiled(one, READY)
+
+    assert list(frontends(program)) == ["nodePort:30080/TCP (IPv4)", "10.96.0.1:80/TCP"]
+    assert [(finding.field, finding.severity) for finding in program.findings] == [
+        ("spec.loadBalancerSourceRanges", Severity.ERROR)
+    ] * 2
+
+
+def test_honoured_source_ranges_go_with_the_load_balancer_ip_only() -> None:
+    one = service(eip=("198.51.100.1",), lb=("203.0.113.1",), ranges=("198.51.100.0/24", "2001:db8::/32"))
+    program = compiled(one, READY, honoured=EVERYTHING)
+
+    assert {text: printed(one.source_ranges) for text, one in frontends(program).items() if one.source_ranges} == {
+        "203.0.113.1:80/TCP": ["198.51.100.0/24"]
+    }
+
+
+def test_ranges_of_the_other_family_or_of_length_zero_restrict_nothing() -> None:
+    """V4."""
+    for ranges in (("2001:db8::/32",), ("198.51.100.0/24", "0.0.0.0/0")):
+        assert "203.0.113.1:80/TCP" in frontends(compiled(service(lb=("203.0.113.1",), ranges=ranges), READY))
+
+
+def test_hairpin_looks_only_at_pools_that_are_used() -> None:
+    """A local endpoint out of this zone is reached by Local traffic only."""
+    slices = one_slice(endpoint("10.244.1.1", node="n1", zones=("b",)), endpoint("10.244.2.1", zones=("a",)))
+
+    assert only_port(compiled(service(external_local=True), slices)).hairpin == ()
+    local = compiled(service(external_local=True), slices, honoured=Honoured(local=True))
+    assert only_port(local).hairpin == (parse_address("10.244.1.1"),)
+
+
+def test_an_endpoint_that_only_cluster_traffic_could_reach_has_no_hairpin_when_there_is_none() -> None:
+    """V10: internal policy Local and no external address; an endpoint of unknown node is in no pool then."""
+    slices = one_slice(endpoint("10.244.1.1", node="n1"), endpoint("10.244.1.2", node=None))
+    one = service(ports=(HTTP._replace(node_port=0),), internal_local=True)
+
+    assert only_port(compiled(one, slices, honoured=EVERYTHING)).hairpin == (parse_address("10.244.1.1"),)
+
+
+def test_compile_all_compiles_every_service() -> None:
+    services = {one.name: one for one in (service(), service("a/none", skipped="headless"))}
+    claims = Claims()
+    for one in services.values():
+        claims.update(one.name, one)
+    programs = compile_all(services, {named("shop/web"): (READY,), named("a/none"): ()}.__getitem__, FACTS, claims)
+
+    assert programs == {named("shop/web"): compiled(service(), READY), named("a/none"): ServiceProgram(named("a/none"))}
