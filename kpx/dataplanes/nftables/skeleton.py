@@ -1,0 +1,170 @@
+"""
+The constant rules: what every packet of a new flow walks through, however many Services there are.
+
+They depend on settings of the node (which addresses answer on node ports, how pods are told from others) and on nothing else.
+Each chain is a row (see `schema.CHAINS`), so that drift in a rule is a difference like any other. The packet's way is drawn in
+`docs/dataplane-nftables.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from kpx.dataplanes.nftables.rules import Chain, Rule, Words
+from kpx.dataplanes.nftables.schema import NFPROTOS
+from kpx.kernel.wire import nft_expression as x
+from kpx.kernel.wire.nft import NF_DROP, NFT_GOTO, BaseHook
+from kpx.model.addresses import Family
+from kpx.model.facts import DetectLocal, LocalDetector, NodeFacts
+
+DSTNAT, FILTER, SRCNAT = -100, 0, 100
+RTN_LOCAL = x.RTN_LOCAL.to_bytes(4, sys.byteorder)
+NEW = x.CT_STATE_NEW_BIT.to_bytes(4, sys.byteorder)
+DNATED = x.CT_STATUS_DNAT_BIT.to_bytes(4, sys.byteorder)
+ZERO = bytes(4)
+POD_CLIENT_MS = 60_000
+"""How long a client counts as a pod after its last new flow came by the interface of pods; it needs to last one packet."""
+
+HOOKS = {
+    "prerouting": BaseHook("nat", "prerouting", DSTNAT),
+    "output": BaseHook("nat", "output", DSTNAT),
+    "postrouting": BaseHook("nat", "postrouting", SRCNAT),
+    "filter-input": BaseHook("filter", "input", FILTER),
+    "filter-forward": BaseHook("filter", "forward", FILTER),
+    "filter-output": BaseHook("filter", "output", FILTER),
+}
+"""The base chains, by name."""
+
+
+def skeleton(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
+    """Return the constant chains of a family, those that are jumped to first."""
+    return (
+        *_masquerading(facts, family),
+        *_forwarding(facts, family),
+        *_refusing(facts, family),
+        *_entrances(),
+    )
+
+
+def _entrances() -> tuple[Chain, ...]:
+    def entrance(name: str, target: str, *conditions: bytes, words: str) -> Chain:
+        return Chain(name, (Rule(words, (*conditions, x.verdict(NFT_GOTO, target))),), HOOKS[name])
+
+    new = (x.ct(x.CT_STATE, 0), x.mask(NEW, 0), x.compare(x.CMP_NEQ, ZERO, 0))
+    dnated = (x.ct(x.CT_STATUS, 0), x.mask(DNATED, 0), x.compare(x.CMP_NEQ, ZERO, 0))
+    return (
+        entrance("prerouting", "forwarding", words="packets that come in"),
+        entrance("output", "forwarding", words="packets of this host"),
+        entrance("postrouting", "masquerading", *dnated, words="flows sent to an endpoint"),
+        entrance("filter-input", "refusing-input", *new, words="new flows to this host"),
+        entrance("filter-forward", "refusing", *new, words="new flows through this host"),
+        entrance("filter-output", "refusing", *new, words="new flows of this host"),
+    )
+
+
+def _node_port_condition(facts: NodeFacts, family: Family) -> tuple[bytes, ...]:
+    """Match addresses that answer on node ports: any local one but loopback, or the listed ones (N1, N4)."""
+    w = Words(family)
+    if family not in facts.node_port_any:
+        return (w.destination(0), x.in_set("node-addresses", 0))
+    local = (x.fib_type(x.FIB_F_DADDR, 0), x.compare(x.CMP_EQ, RTN_LOCAL, 0))
+    if family == Family.IPV4:
+        loopback = x.payload(x.PAYLOAD_NETWORK, w.destination_offset, 1, 0)
+        return (*local, loopback, x.compare(x.CMP_NEQ, b"\x7f", 0))
+    return (*local, w.destination(0), x.compare(x.CMP_NEQ, bytes(15) + b"\x01", 0))
+
+
+def _forwarding(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
+    w = Words(family)
+    return (
+        Chain(
+            "forwarding",
+            (
+                *_learning_rules(facts.local_detector, family),
+                Rule("an address and port of a Service", (*w.frontend(), x.map_verdict("frontends", 0))),
+                Rule(
+                    "a node port of a Service",
+                    (*_node_port_condition(facts, family), *w.node_port(), x.map_verdict("nodeports", 0)),
+                ),
+            ),
+        ),
+    )
+
+
+def _refusing(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
+    w = Words(family)
+    refuse = Chain("refuse", (Rule("at once, with port unreachable", (x.reject(NFPROTOS[family]),)),))
+    without_endpoints = Rule("a frontend without endpoints", (*w.frontend(), x.map_verdict("refused", 0)))
+    node_port = Rule(
+        "a node port without endpoints",
+        (*_node_port_condition(facts, family), *w.node_port(), x.map_verdict("nodeport-refused", 0)),
+    )
+    unknown_port = Rule(
+        "a port that a ClusterIP does not have", (w.destination(0), x.in_set("cluster-ips", 0), x.verdict(NFT_GOTO, "refuse"))
+    )
+    unowned = Rule(
+        "a Service address that nobody owns",
+        (
+            w.destination(0),
+            x.in_set("service-cidrs", 0),
+            x.in_set("captured", 0, inverted=True),
+            x.fib_type(x.FIB_F_DADDR, 0),
+            x.compare(x.CMP_NEQ, RTN_LOCAL, 0),
+            x.verdict(NF_DROP),
+        ),
+    )
+    return (
+        refuse,
+        Chain("refusing", (without_endpoints, unknown_port, unowned)),
+        Chain("refusing-input", (without_endpoints, node_port)),
+    )
+
+
+def _masquerading(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
+    w = Words(family)
+    pair = (w.source(0), w.destination(w.width), x.in_set("hairpin", 0))
+    always = Chain("masquerade-always", (Rule("the client's address becomes this node's", (x.masquerade(),)),))
+    hairpin = Chain("masquerade-hairpin", (Rule("only an endpoint that reaches itself", (*pair, x.masquerade())),))
+    unless_pod = Chain(
+        "masquerade-unless-pod",
+        (*_pod_rules(facts.local_detector, family), Rule("clients that are not pods", (x.masquerade(),))),
+    )
+    port_masquerade = Chain(
+        "nodeport-masquerade-always",
+        (
+            Rule("session affinity", (w.protocol(0), w.original_port(1), x.map_verdict("nodeport-sticky", 0))),
+            Rule("the client's address becomes this node's", (x.masquerade(),)),
+        ),
+    )
+    original = w.original_frontend()
+    exact = (w.protocol(0), w.original_port(1), w.destination(2), w.port(2 + w.width))
+    masquerading = Chain(
+        "masquerading",
+        (
+            Rule("session affinity", (*original, x.map_verdict("sticky", 0))),
+            Rule("by the frontend that was asked", (*original, x.map_verdict("masquerades", 0))),
+            Rule("by the node port that was asked", (*exact, x.map_verdict("nodeport-masquerades", 0))),
+        ),
+    )
+    return (always, hairpin, unless_pod, port_masquerade, masquerading)
+
+
+def _pod_rules(detector: LocalDetector, family: Family) -> tuple[Rule, ...]:
+    """Let pods keep their address (M1) unless they reach themselves; who is a pod, the detector says (6.3)."""
+    name, words = ("pod-clients", "pods, seen coming in") if detector.by_interface else ("pod-sources", "pods, by their address")
+    return (Rule(words, (Words(family).source(0), x.in_set(name, 0), x.verdict(NFT_GOTO, "masquerade-hairpin"))),)
+
+
+def _learning_rules(detector: LocalDetector, family: Family) -> tuple[Rule, ...]:
+    """
+    Remember, on the way in, which clients come by the interface of pods.
+
+    At postrouting the incoming interface may be gone: with br_netfilter a flow between two pods of one bridge is bridged after
+    its destination was translated, and passes there without one (net/bridge/br_netfilter_hooks.c, br_nf_post_routing).
+    """
+    if not detector.by_interface:
+        return ()
+    name = detector.interface.encode()
+    whole = name if detector.mode is DetectLocal.INTERFACE_NAME_PREFIX else name.ljust(16, b"\0")
+    came_in = (x.meta(x.META_IIFNAME, 0), x.compare(x.CMP_EQ, whole, 0))
+    return (Rule("pods, by their interface", (*came_in, Words(family).source(0), x.update_set("pod-clients", 0, POD_CLIENT_MS))),)

@@ -1,0 +1,1 @@
+"""The lab: hosts, links, traffic and the agent under test, all in network namespaces. See docs/lab.md."""

@@ -1,0 +1,192 @@
+"""Programs to nftables rows and back: what is written for a Service, and that rows say what they mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from kpx.dataplanes.nftables.plane import NftablesDataplane
+from kpx.dataplanes.nftables.render import disjoint
+from kpx.errors import KernelError
+from kpx.model.addresses import Family, parse_address, parse_prefix
+from kpx.model.facts import DetectLocal, LocalDetector, NodeFacts
+from kpx.model.names import ObjectName, Protocol
+from kpx.model.node import ServiceCIDR
+from kpx.policy.desired import Action, Backend, Pool, Verdict
+from kpx.reconcile.plan import Plan
+from kpx.reconcile.rows import Rows
+from tests.lab.programs import service_program
+
+FACTS = NodeFacts(
+    "n1",
+    node_port_addresses=frozenset([parse_address("192.168.0.2")]),
+    local_detector=LocalDetector(prefixes=(parse_prefix("10.0.0.0/8"),)),
+)
+PLANE = NftablesDataplane()
+
+
+def commands(rows: Rows) -> set[str]:
+    return {
+        PLANE.row_command(table, key, value).removeprefix("add element ip kpx ").removeprefix("add chain ip kpx ")
+        for table, content in rows.items()
+        for key, value in content.items()
+    }
+
+
+def render(*arguments, **keywords) -> Rows:
+    return PLANE.render_service(service_program(*arguments, **keywords), FACTS)
+
+
+def test_a_cluster_ip_is_a_frontend_its_slots_its_masquerading_and_its_hairpins():
+    rows = render("web", "10.96.0.10", ["10.0.1.2", "10.0.1.1"])
+
+    assert commands(rows) == {
+        "pick-2  # one of 2 endpoints",
+        "endpoints { 10.96.0.10 . tcp . 80 . 0x00000000 : 10.0.1.1 . 8080 }",
+        "endpoints { 10.96.0.10 . tcp . 80 . 0x00000001 : 10.0.1.2 . 8080 }",
+        "hairpin { 10.0.1.1 . 10.0.1.1 }",
+        "hairpin { 10.0.1.2 . 10.0.1.2 }",
+        "masquerades { 10.96.0.10 . tcp . 80 : goto masquerade-unless-pod }",
+        "frontends { 10.96.0.10 . tcp . 80 : goto pick-2 }",
+        "cluster-ips { 10.96.0.10 }",
+    }
+
+
+def test_a_node_port_is_keyed_without_address_and_masquerades_by_endpoint():
+    """Its masquerading names the endpoint, so a foreign DNAT of the same port number is left alone (6.4)."""
+    rows = render("web", "10.96.0.10", ["10.0.1.1"], node_port=30080)
+
+    assert {
+        "nodeports { tcp . 30080 : goto nodeport-pick-1 }",
+        "nodeport-endpoints { tcp . 30080 . 0x00000000 : 10.0.1.1 . 8080 }",
+        "nodeport-masquerades { tcp . 30080 . 10.0.1.1 . 8080 : goto nodeport-masquerade-always }",
+    } <= commands(rows)
+
+
+def test_an_external_ip_is_masqueraded_for_everybody_and_never_dropped_as_unowned():
+    rows = render("web", "10.96.0.10", ["10.0.1.1"], external_ip="203.0.113.5")
+
+    assert {"masquerades { 203.0.113.5 . tcp . 80 : goto masquerade-always }", "captured { 203.0.113.5 }"} <= commands(rows)
+
+
+def test_without_a_detector_only_hairpin_flows_are_masqueraded():
+    rows = render("web", "10.96.0.10", ["10.0.1.1"], pods_known=False)
+
+    assert "masquerades { 10.96.0.10 . tcp . 80 : goto masquerade-hairpin }" in commands(rows)
+
+
+def test_a_frontend_without_endpoints_is_refused_and_nothing_else():
+    """R1: no slot, no verdict to a chain; the node port too."""
+    rows = render("web", "10.96.0.10", [], node_port=30080)
+
+    assert commands(rows) == {
+        "refused { 10.96.0.10 . tcp . 80 : goto refuse }",
+        "nodeport-refused { tcp . 30080 : goto refuse }",
+        "cluster-ips { 10.96.0.10 }",
+    }
+
+
+def test_affinity_of_one_frontend_uses_a_chain_that_all_such_services_share():
+    rows = render("web", "10.96.0.10", ["10.0.1.1"], affinity_s=600)
+
+    assert {
+        "frontends { 10.96.0.10 . tcp . 80 : goto stick-1 }",
+        "sticky { 10.96.0.10 . tcp . 80 : jump record-600 }",
+        "record-600  # remember for 600s",
+    } <= commands(rows)
+
+
+def test_affinity_of_several_frontends_is_recorded_under_each_of_them():
+    """A1: who came by the ClusterIP is known at the node port and at the external IP."""
+    rows = render("web", "10.96.0.10", ["10.0.1.1"], affinity_s=600, node_port=30080, external_ip="203.0.113.5")
+    printed = commands(rows)
+    (recorder,) = (line for line in printed if "-all  #" in line)
+    name = recorder.split(" ")[0]
+
+    assert recorder.endswith("# nodePort:30080 for 600s; 10.96.0.10:80 for 600s; 203.0.113.5:80 for 600s")
+    assert {
+        f"sticky {{ 10.96.0.10 . tcp . 80 : jump {name} }}",
+        f"sticky {{ 203.0.113.5 . tcp . 80 : jump {name} }}",
+        f"nodeport-sticky {{ tcp . 30080 : jump {name} }}",
+    } <= printed
+
+
+@pytest.mark.parametrize("cluster_ip", ["10.96.0.10", "fd00::10"])
+@pytest.mark.parametrize("protocol", list(Protocol))
+@pytest.mark.parametrize("affinity", [None, 60])
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_rows_read_back_as_the_frontends_they_were_made_from(cluster_ip, protocol, affinity, count):
+    pods = [f"10.0.1.{i}" if "." in cluster_ip else f"fd01::{i}" for i in range(1, count + 1)]
+    program = service_program("web", cluster_ip, pods, affinity_s=affinity, node_port=30080, protocol=protocol)
+    read = PLANE.frontends_of(PLANE.render_service(program, FACTS))
+    wanted = [
+        (
+            f.frontend,
+            f.kind,
+            "forward" if count else "reject",
+            f.outside.pool.backends if f.outside.pool else (),
+            affinity if count else None,
+        )
+        for _, f in program.frontends()
+    ]
+
+    assert [(k.frontend, k.kind, k.action, k.backends, k.affinity_timeout_s) for k in read] == wanted
+
+
+def test_every_row_of_a_frontend_knows_its_frontend():
+    program = service_program("web", "10.96.0.10", ["10.0.1.1"], affinity_s=60, node_port=30080, external_ip="203.0.113.5")
+    rows = PLANE.render_service(program, FACTS)
+    found = {PLANE.row_frontend(table, key) for table, content in rows.items() for key in content}
+
+    assert found - {None} == {f.frontend for _, f in program.frontends()}
+
+
+def test_pools_that_differ_by_source_are_refused_rather_than_rendered_wrong():
+    program = service_program("web", "10.96.0.10", ["10.0.1.1"])
+    ((port, frontend),) = program.frontends()
+    other = Verdict(Action.FORWARD, Pool("local", (Backend(parse_address("10.0.1.9"), 80),)), False)
+    odd = type(frontend)(frontend.frontend, frontend.kind, other, frontend.host, frontend.outside)
+    strange = type(program)(program.service, (type(port)(port.name, port.family, (odd,), (), (), ()),))
+
+    with pytest.raises(ValueError, match="differ by source"):
+        PLANE.render_service(strange, FACTS)
+
+
+def test_node_rows_hold_the_constant_chains_and_the_ranges():
+    cidrs = [
+        ServiceCIDR(ObjectName("", "a"), (parse_prefix("10.96.0.0/16"),)),
+        ServiceCIDR(
+            ObjectName("", "b"), (parse_prefix("10.96.0.0/16"), parse_prefix("10.96.4.0/24"), parse_prefix("fd00::/112"))
+        ),
+    ]
+    printed = commands(PLANE.render_node(FACTS, cidrs))
+
+    assert "service-cidrs { 10.96.0.0/16 }" in printed
+    assert "pod-sources { 10.0.0.0/8 }" in printed
+    assert "node-addresses { 192.168.0.2 }" in printed
+    assert "add element ip6 kpx service-cidrs { fd00::/112 }" in printed
+    assert any(line.startswith("masquerading  #") for line in printed)
+
+
+def test_settings_of_the_node_change_rules_and_with_them_the_rows():
+    by_interface = NodeFacts("n1", local_detector=LocalDetector(DetectLocal.BRIDGE_INTERFACE, (), "cbr0"))
+    anywhere = NodeFacts("n1", node_port_any=frozenset(Family))
+    plain = commands_with_digest(NodeFacts("n1"))
+
+    assert len(plain - commands_with_digest(by_interface)) == 4
+    assert len(plain - commands_with_digest(anywhere)) == 4
+
+
+def commands_with_digest(facts: NodeFacts) -> set[tuple[str, str, tuple]]:
+    rows = PLANE.render_node(facts, ())
+    return {(t.family, str(k), v) for t, content in rows.items() if t.name == "chains" for k, v in content.items()}
+
+
+def test_ranges_that_lie_in_another_are_left_out():
+    prefixes = [parse_prefix(text) for text in ("10.96.1.0/24", "10.96.0.0/16", "10.97.0.0/16", "10.96.0.0/16")]
+
+    assert [str(p) for p in disjoint(prefixes)] == ["10.96.0.0/16", "10.97.0.0/16"]
+
+
+def test_without_a_kernel_only_pure_verbs_work():
+    with pytest.raises(KernelError, match="opened without a kernel"):
+        PLANE.apply(Plan()) if PLANE.observe() else None
