@@ -1,0 +1,42 @@
+"""The seam between the agent and a source: a file descriptor to wait on, and what has happened since."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from kpx.cluster.events import Event
+from kpx.model.findings import Finding
+
+
+class News(NamedTuple):
+    """
+    What a source has to say at one moment.
+
+    Args:
+        events: in the order to fold them.
+        findings: all findings in force now, not only new ones; the agent logs what appeared and what went away.
+        read_at: monotonic seconds when the input of these events had been read, for the change-to-kernel latency.
+    """
+
+    events: tuple[Event, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    read_at: float = 0.0
+
+
+class Source(Protocol):
+    """A source of events for one agent; used from one thread."""
+
+    def start(self) -> News:
+        """Read everything there is; the events end with `Synced`. Raises SourceError when nothing can be read."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when `poll` has something to say."""
+
+    def poll(self) -> News:
+        """Return what happened since the last call, without waiting; possibly nothing."""
+
+    def deadline(self) -> float | None:
+        """Return the monotonic time at which `poll` wants to be called even if the descriptor stays quiet, or None."""
+
+    def close(self) -> None:
+        """Release everything; idempotent."""
