@@ -1,0 +1,210 @@
+"""
+The settings of the agent: one table with names, defaults and units, and the frozen value made of it.
+
+Options, environment variables and configuration files are all made from `SETTINGS`; nothing is set anywhere else. Names are
+kube-proxy's wherever the meaning is. A `Config` that exists is valid: whatever makes one checks it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from kpx.agent.settings import Setting, SettingValue, value_of, wrong
+from kpx.errors import ConfigError
+from kpx.model.addresses import Family, Prefix, family_of, parse_address, parse_prefix
+from kpx.model.facts import DetectLocal
+
+__all__ = ["SETTINGS", "Config", "Setting", "make_config", "parse_listen_address"]
+
+DETECT_LOCAL_NAMES: Final = {
+    "ClusterCIDR": DetectLocal.CLUSTER_CIDR,
+    "NodeCIDR": DetectLocal.NODE_CIDR,
+    "BridgeInterface": DetectLocal.BRIDGE_INTERFACE,
+    "InterfaceNamePrefix": DetectLocal.INTERFACE_NAME_PREFIX,
+}
+"""kube-proxy's spelling of the detect-local modes (6.3); case does not matter."""
+
+ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104
+"""Means: not stated. Health checks come from other machines, so every address answers them, as with kube-proxy."""
+
+# fmt: off
+SETTINGS: Final = (
+    Setting("manifests", "manifests", "text", "", "directory",
+            "Read Services and EndpointSlices from the YAML and JSON files in this directory"),
+    Setting("proxy-mode", "proxy_mode", "choice", "auto", "",
+            "Data plane to use", ("auto", "nftables", "ipvs")),
+    Setting("hostname-override", "hostname_override", "text", "", "name",
+            "Name of this node, if it is not the host name"),
+    Setting("bind-address", "bind_address", "text", ANY_ADDRESS, "address",
+            "IP address of this node; 0.0.0.0 or :: takes it from the Node object or the host"),
+    Setting("cluster-cidr", "cluster_cidr", "list", (), "ranges",
+            "Addresses of pods, one range per family; traffic from elsewhere to a ClusterIP is masqueraded"),
+    Setting("detect-local-mode", "detect_local_mode", "choice", "ClusterCIDR", "",
+            "How traffic of pods is recognised", tuple(DETECT_LOCAL_NAMES)),
+    Setting("pod-bridge-interface", "pod_bridge_interface", "text", "", "interface",
+            "Bridge of the pods, for --detect-local-mode BridgeInterface"),
+    Setting("pod-interface-name-prefix", "pod_interface_name_prefix", "text", "", "prefix",
+            "How the interfaces of pods begin, for --detect-local-mode InterfaceNamePrefix"),
+    Setting("masquerade-all", "masquerade_all", "flag", False, "",
+            "Masquerade all traffic to ClusterIPs"),
+    Setting("nodeport-addresses", "nodeport_addresses", "list", ("primary",), "ranges",
+            "Addresses that answer on node ports: ranges, or the word primary for the address of the node"),
+    Setting("healthz-bind-address", "healthz_bind_address", "text", f"{ANY_ADDRESS}:10256", "ip:port",
+            "Where /healthz and /livez are served; empty for nowhere"),
+    Setting("metrics-bind-address", "metrics_bind_address", "text", "127.0.0.1:10249", "ip:port",
+            "Where /metrics, /proxyMode and /configz are served; empty for nowhere"),
+    Setting("min-sync-period", "min_sync_period_s", "seconds", 0.0, "seconds",
+            "Shortest time between the end of one write to the kernel and the next"),
+    Setting("sync-period", "sync_period_s", "seconds", 30.0, "seconds",
+            "Longest time between attempts to write what the kernel refused; unhealthy after twice that"),
+    Setting("log-format", "log_format", "choice", "text", "",
+            "How log lines look", ("text", "json")),
+    Setting("verbosity", "verbosity", "number", 0, "level",
+            "How much to log, as in Kubernetes: 0 changes and troubles, 4 and more every row"),
+)
+# fmt: on
+"""Every setting, in the order help texts list them."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    The settings in force.
+
+    Args:
+        cluster_cidr: range texts, at most one of each family.
+        detect_local_mode: a key of `DETECT_LOCAL_NAMES`.
+        nodeport_addresses: range texts, or ("primary",).
+        min_sync_period_s, sync_period_s: seconds.
+
+    Raises:
+        ConfigError: a value is not possible; the message begins with the option.
+    """
+
+    manifests: str = ""
+    proxy_mode: str = "auto"
+    hostname_override: str = ""
+    bind_address: str = ANY_ADDRESS
+    cluster_cidr: tuple[str, ...] = ()
+    detect_local_mode: str = "ClusterCIDR"
+    pod_bridge_interface: str = ""
+    pod_interface_name_prefix: str = ""
+    masquerade_all: bool = False
+    nodeport_addresses: tuple[str, ...] = ("primary",)
+    healthz_bind_address: str = f"{ANY_ADDRESS}:10256"
+    metrics_bind_address: str = "127.0.0.1:10249"
+    min_sync_period_s: float = 0.0
+    sync_period_s: float = 30.0
+    log_format: str = "text"
+    verbosity: int = 0
+
+    def __post_init__(self) -> None:
+        _check_modes(self)
+        _check_addresses(self)
+        for name, address in (("healthz", self.healthz_bind_address), ("metrics", self.metrics_bind_address)):
+            if address:
+                parse_listen_address(f"--{name}-bind-address", address)
+        if self.sync_period_s <= 0:
+            raise wrong("--sync-period", "must be more than 0 seconds")
+        if not 0 <= self.min_sync_period_s <= self.sync_period_s:
+            raise wrong("--min-sync-period", f"must be between 0 and the --sync-period of {self.sync_period_s:g} seconds")
+
+    @property
+    def detect_local(self) -> DetectLocal:
+        """Return the detect-local mode as policy knows it."""
+        return DETECT_LOCAL_NAMES[self.detect_local_mode]
+
+
+def make_config(given: Mapping[str, object]) -> Config:
+    """
+    Make a `Config` of what was set, by field name; None and missing names take the default.
+
+    An IPv6 --bind-address moves the default listen addresses to IPv6, as kube-proxy does (contract section 19).
+
+    Raises:
+        ConfigError: a value cannot be read or is not possible.
+    """
+    values: dict[str, SettingValue] = {}
+    for setting in SETTINGS:
+        value = given.get(setting.field)
+        if value is not None:
+            values[setting.field] = value_of(setting, value)
+    unknown = given.keys() - {setting.field for setting in SETTINGS}
+    if unknown:
+        raise ConfigError(f"{sorted(unknown)[0]!r} is not a setting of kpx")
+    if not values.get("nodeport_addresses", True):
+        del values["nodeport_addresses"]
+    if ":" in str(values.get("bind_address", "")):
+        values.setdefault("healthz_bind_address", "[::]:10256")
+        values.setdefault("metrics_bind_address", "[::1]:10249")
+    return msgspec.convert(values, Config, str_keys=False)
+
+
+def parse_listen_address(option: str, text: str) -> tuple[str, int]:
+    """
+    Split `ip:port` or `[ip]:port`.
+
+    Raises:
+        ConfigError: anything else, naming the option.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536:
+        raise wrong(option, f"{text!r} is not ip:port")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise wrong(option, f"{text!r} is not ip:port; write an IPv6 address as [::1]:{port}")
+    try:
+        return str(ipaddress.ip_address(host.strip("[]"))), int(port)
+    except ValueError:
+        raise wrong(option, f"{text!r} is not ip:port, since {host!r} is not an IP address") from None
+
+
+def _check_modes(config: Config) -> None:
+    if config.proxy_mode == "ipvs":
+        raise wrong("--proxy-mode", "the ipvs data plane is not part of this release yet; use nftables")
+    if config.proxy_mode not in ("auto", "nftables"):
+        raise wrong("--proxy-mode", f"{config.proxy_mode!r} is none of auto, nftables")
+    if config.log_format not in ("text", "json"):
+        raise wrong("--log-format", f"{config.log_format!r} is none of text, json")
+    if config.detect_local_mode not in DETECT_LOCAL_NAMES:
+        raise wrong("--detect-local-mode", f"{config.detect_local_mode!r} is none of {', '.join(DETECT_LOCAL_NAMES)}")
+    if config.detect_local is DetectLocal.BRIDGE_INTERFACE:
+        _check_interface("--pod-bridge-interface", config.pod_bridge_interface, "BridgeInterface")
+    if config.detect_local is DetectLocal.INTERFACE_NAME_PREFIX:
+        _check_interface("--pod-interface-name-prefix", config.pod_interface_name_prefix, "InterfaceNamePrefix")
+
+
+def _check_interface(option: str, name: str, mode: str) -> None:
+    """Check an interface name as the kernel does (dev_valid_name in net/core/dev.c)."""
+    if not name:
+        raise wrong(option, f"is needed by --detect-local-mode {mode}")
+    if len(name.encode()) > 15 or name in (".", "..") or any(c in "/:" or c.isspace() for c in name):
+        raise wrong(option, f"{name!r} cannot be an interface name")
+
+
+def _check_addresses(config: Config) -> None:
+    try:
+        parse_address(config.bind_address)
+    except ValueError as error:
+        raise wrong("--bind-address", str(error)) from None
+    families: set[Family] = set()
+    for text in config.cluster_cidr:
+        family = family_of(_range("--cluster-cidr", text).address)
+        if family in families:
+            raise wrong("--cluster-cidr", f"{text!r} is a second {family} range; give at most one of each family")
+        families.add(family)
+    if "primary" in config.nodeport_addresses:
+        if len(config.nodeport_addresses) > 1:
+            raise wrong("--nodeport-addresses", "primary stands alone; give either that or ranges")
+        return
+    for text in config.nodeport_addresses:
+        _range("--nodeport-addresses", text)
+
+
+def _range(option: str, text: str) -> Prefix:
+    try:
+        return parse_prefix(text)
+    except ValueError:
+        raise wrong(option, f"{text!r} is not an address range; write something like 10.0.0.0/8") from None
