@@ -1,0 +1,109 @@
+"""What verbs ask about: what the manifests want, what the kernel holds; and what to say when it may not be read."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from kpx import api
+from kpx.agent.config import Config
+from kpx.cli.output import note, waiting
+from kpx.dataplanes.base import Dataplane
+from kpx.errors import CapabilityError, ConfigError, PermissionDenied
+from kpx.model.facts import NodeFacts
+from kpx.model.findings import Finding
+from kpx.model.names import ObjectName, PortName
+from kpx.model.service import Service
+from kpx.policy.desired import Frontend, ServiceProgram
+from kpx.reconcile.rows import Rows
+
+
+class Wanted(NamedTuple):
+    """What the manifests want of this node."""
+
+    manifests: api.Manifests
+    facts: NodeFacts
+    programs: dict[ObjectName, ServiceProgram]
+
+    @property
+    def services(self) -> Mapping[ObjectName, Service]:
+        """Return the Services, skipped ones too."""
+        return self.manifests.view.services
+
+    @property
+    def owners(self) -> dict[Frontend, PortName]:
+        """Return whose each frontend is."""
+        return owners_of(self.programs)
+
+    def rows(self, dataplane: Dataplane) -> Rows:
+        """Return the rows these manifests give."""
+        return api.render(dataplane, self.programs, self.facts, self.manifests.view.service_cidrs.values())
+
+
+def owners_of(programs: Mapping[ObjectName, ServiceProgram]) -> dict[Frontend, PortName]:
+    """Return whose each frontend is."""
+    pairs = (pair for program in programs.values() for pair in program.frontends())
+    return {held.frontend: port.name for port, held in pairs}
+
+
+def need_manifests(config: Config) -> None:
+    """Raise ConfigError when no directory of manifests was given."""
+    if not config.manifests:
+        raise ConfigError("no manifests given: use --manifests DIRECTORY, or set KPX_MANIFESTS")
+
+
+def read_wanted(config: Config, quiet: bool = False) -> Wanted:
+    """
+    Read the manifests and compile them for this node; what is wrong in them is said on stderr (unless `quiet`) and stops nothing.
+
+    Raises:
+        ConfigError: no directory was given.
+        SourceError: it cannot be read.
+    """
+    need_manifests(config)
+    with waiting(f"reading {config.manifests}"):
+        manifests = api.read_manifests(config.manifests)
+        facts = api.node_facts_of(config, manifests.view)
+        programs = api.compile(manifests.view, facts)
+    wanted = Wanted(manifests, facts, programs)
+    for finding in () if quiet else problems(wanted):
+        note(f"warning: {finding}")
+    return wanted
+
+
+def problems(wanted: Wanted) -> list[Finding]:
+    """Return everything that is wrong in the manifests: what cannot be read, and what cannot be forwarded."""
+    return [*wanted.manifests.findings, *(found for program in wanted.programs.values() for found in program.findings)]
+
+
+@contextlib.contextmanager
+def permission(doing: str) -> Iterator[None]:
+    """
+    Say what to do when the kernel does not let this process do what it is about to do.
+
+    Args:
+        doing: what the verb does to the kernel ("reading", "writing"), for the complaint.
+
+    Raises:
+        CapabilityError: in place of PermissionDenied, and of the PermissionError of opening a socket.
+    """
+    try:
+        yield
+    except (PermissionDenied, PermissionError) as error:
+        raise CapabilityError(
+            f"{doing} nf_tables needs CAP_NET_ADMIN in this network namespace; run kpx as root, for example with sudo"
+        ) from error
+
+
+@contextlib.contextmanager
+def kernel(config: Config, doing: str) -> Iterator[Dataplane]:
+    """
+    Open the data plane for a verb and close it afterwards.
+
+    Args:
+        config: says which one.
+        doing: see `permission`, which this includes.
+    """
+    with permission(doing), contextlib.closing(api.open_dataplane(config.proxy_mode)) as dataplane:
+        yield dataplane

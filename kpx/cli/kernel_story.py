@@ -1,0 +1,88 @@
+"""What the kernel's rows say about a packet: which frontend catches it, and the client's entry there. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from kpx.cli.differences import MASQUERADE
+from kpx.dataplanes.base import AffinityEntry, KernelFrontend
+from kpx.model.addresses import Address, family_of, format_address
+from kpx.model.facts import NodeFacts
+from kpx.model.names import PortName
+from kpx.policy.desired import Frontend
+from kpx.policy.explain import answers_on_node_ports
+from kpx.policy.story import Packet
+
+REFUSED = {
+    "reject": "New flows are refused at once (port unreachable).",
+    "drop": "New flows are dropped without an answer.",
+}
+
+
+class Held(NamedTuple):
+    """
+    What the kernel says about a packet.
+
+    Args:
+        frontend: the one that catches it, None when none does.
+        affinity: the client's entry there, if it has one.
+        differences: sentences about where the kernel is not as the manifests want it; None without manifests.
+    """
+
+    frontend: KernelFrontend | None
+    affinity: AffinityEntry | None
+    differences: tuple[str, ...] | None
+
+
+def catching(
+    packet: Packet, frontends: Iterable[KernelFrontend], facts: NodeFacts, host: Collection[Address]
+) -> KernelFrontend | None:
+    """Return the frontend in the kernel that catches a packet: the exact one, else the node port (V12)."""
+    family = family_of(packet.destination)
+    held = {f.frontend: f for f in frontends}
+    exact = held.get(Frontend(family, packet.destination, packet.protocol, packet.port))
+    if exact is not None or not answers_on_node_ports(packet.destination, facts, host):
+        return exact
+    return held.get(Frontend(family, Address(b""), packet.protocol, packet.port))
+
+
+def client_entry(
+    client: Address, frontend: Frontend, entries: Iterable[AffinityEntry], names: Mapping[Frontend, PortName]
+) -> AffinityEntry | None:
+    """Return the entry of a client; any frontend of the same service port shares it (A1), the asked one first."""
+    mine = [entry for entry in entries if entry.client == client]
+    owner = names.get(frontend)
+    shared = [entry for entry in mine if owner is not None and names.get(entry.frontend) == owner]
+    return next((entry for entry in mine if entry.frontend == frontend), shared[0] if shared else None)
+
+
+def kernel_steps(packet: Packet, held: Held) -> list[str]:
+    """Tell what the kernel's rows do with the packet, as sentences."""
+    frontend = held.frontend
+    if frontend is None:
+        return [f"No frontend of kpx in the kernel catches {packet}."]
+    steps = [f"{packet} is caught by the frontend {frontend.frontend} in the kernel."]
+    if frontend.action != "forward":
+        return [*steps, REFUSED.get(frontend.action, frontend.action)]
+    steps.append(f"New flows go to one of {len(frontend.backends)} endpoints: {', '.join(map(str, frontend.backends))}.")
+    steps.append(f"The frontend {MASQUERADE.get(frontend.masquerade, frontend.masquerade)}.")
+    if frontend.affinity_timeout_s is not None:
+        steps.append(f"A client stays on its endpoint until {frontend.affinity_timeout_s} s after its last new flow.")
+    return steps
+
+
+def affinity_steps(packet: Packet, held: Held) -> list[str]:
+    """Tell which endpoint the client is kept on, if session affinity has a say."""
+    if held.affinity is not None:
+        entry = held.affinity
+        left = f"for {entry.expires_in_s:.0f} s more unless it asks again"
+        return [f"The kernel keeps {format_address(entry.client)} on {entry.backend} {left} (entry of {entry.frontend})."]
+    if packet.source is not None and held.frontend is not None and held.frontend.affinity_timeout_s is not None:
+        return [f"The kernel keeps {format_address(packet.source)} on no endpoint yet."]
+    return []
+
+
+def kernel_verdict(held: Held | None) -> str:
+    """Return what the kernel does with the packet; "pass" when no frontend catches it."""
+    return held.frontend.action if held and held.frontend else "pass"

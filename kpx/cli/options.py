@@ -1,0 +1,93 @@
+"""
+Options are made from `kpx.agent.config.SETTINGS`: one table, so a setting cannot be missing here or mean something else.
+
+An option beats its variable `KPX_<NAME>`, which beats the default. A variable that is set and empty is a value too, since
+`KPX_METRICS_BIND_ADDRESS=` means nowhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import click
+
+from kpx.agent.config import SETTINGS, Config, Setting, make_config
+
+Command = Callable[..., Any]
+
+AGENT_ONLY: Final = frozenset(
+    ("healthz_bind_address", "metrics_bind_address", "min_sync_period_s", "sync_period_s", "log_format", "verbosity")
+)
+"""Fields that mean something only to a process that stays."""
+
+ALL: Final = SETTINGS
+READING: Final = tuple(setting for setting in SETTINGS if setting.field not in AGENT_ONLY)
+"""What decides about rows, thus what verbs that read need to know."""
+
+DATAPLANE: Final = tuple(setting for setting in SETTINGS if setting.field == "proxy_mode")
+
+
+def config_options(settings: Iterable[Setting] = READING) -> Callable[[Command], Command]:
+    """Give a command the options of these settings; it gets one argument `config` instead of one a setting."""
+    chosen = tuple(settings)
+
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(**given: Any) -> Any:
+            values = {setting.field: given.pop(setting.field) for setting in chosen}
+            return function(config=config_of(values, chosen), **given)
+
+        decorated: Command = command
+        for setting in reversed(chosen):
+            decorated = _option(setting)(decorated)
+        return decorated
+
+    return decorate
+
+
+def config_of(given: Mapping[str, object], settings: Iterable[Setting], environ: Mapping[str, str] = os.environ) -> Config:
+    """
+    Make the `Config` of what the command line gave, by field, and of the environment for what it did not give.
+
+    Raises:
+        ConfigError: see `make_config`.
+    """
+    values = dict(given)
+    for setting in settings:
+        if values.get(setting.field) in (None, ()):
+            values[setting.field] = environ.get(setting.variable)
+    return make_config(values)
+
+
+def _option(setting: Setting) -> Callable[[Command], Command]:
+    text = _help(setting)
+    if setting.kind == "flag":
+        return click.option(f"{setting.option}/--no-{setting.name}", setting.field, default=None, help=text)
+    if setting.kind == "choice":
+        choices = click.Choice(setting.choices, case_sensitive=False)
+        metavar = f"[{'|'.join(setting.choices)}]"
+        return click.option(setting.option, setting.field, type=choices, metavar=metavar, default=None, help=text)
+    metavar = (setting.unit or "text").upper()
+    multiple = setting.kind == "list"
+    return click.option(setting.option, setting.field, metavar=metavar, multiple=multiple, default=None, help=text)
+
+
+def _help(setting: Setting) -> str:
+    """Return a sentence a stranger understands, with unit, default and variable."""
+    several = "; separate with commas or repeat the option" if setting.kind == "list" else ""
+    unit = "; in seconds, or like 1m30s" if setting.kind == "seconds" else ""
+    return f"{setting.help}{several}{unit}. [default: {_default(setting)}; env: {setting.variable}]"
+
+
+def _default(setting: Setting) -> str:
+    value = setting.default
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(value) or "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value) if value != "" else "none"

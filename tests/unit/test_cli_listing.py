@@ -1,0 +1,123 @@
+"""What the kernel holds as JSON and as tables."""
+
+from __future__ import annotations
+
+from kpx.cli.listing import Filter, show_affinity, show_endpoints, show_frontends, show_services
+from kpx.dataplanes.base import AffinityEntry, KernelFrontend
+from kpx.model.addresses import Address, Family, parse_address
+from kpx.model.names import ObjectName, PortName, Protocol
+from kpx.model.service import Service, ServicePort
+from kpx.policy.desired import Action, Backend, Frontend, FrontendKind, FrontendProgram, PortProgram, ServiceProgram, Verdict
+
+WEB = ObjectName("shop", "web")
+PORT = PortName(WEB, "http", Protocol.TCP)
+CLUSTER = Frontend(Family.IPV4, parse_address("10.96.0.10"), Protocol.TCP, 80)
+NODE_PORT = Frontend(Family.IPV4, Address(b""), Protocol.TCP, 30080)
+FOREIGN = Frontend(Family.IPV6, parse_address("fd00::1"), Protocol.UDP, 53)
+A, B = Backend(parse_address("10.1.0.7"), 8080), Backend(parse_address("10.1.0.8"), 8080)
+OWNERS = {CLUSTER: PORT, NODE_PORT: PORT}
+HELD = [
+    KernelFrontend(NODE_PORT, FrontendKind.NODE_PORT, "forward", (A, B), "always", 60),
+    KernelFrontend(CLUSTER, FrontendKind.CLUSTER_IP, "forward", (A, B), "unless-pod", 60),
+    KernelFrontend(FOREIGN, None, "reject", (), "", None),
+]
+REJECT = Verdict(Action.REJECT, None, False)
+SERVICE = Service(WEB, type="NodePort", cluster_ips=(CLUSTER.address,), ports=(ServicePort("http", Protocol.TCP, 80, 30080),))
+PROGRAM = ServiceProgram(
+    WEB,
+    (
+        PortProgram(
+            PORT,
+            Family.IPV4,
+            tuple(FrontendProgram(f, FrontendKind.CLUSTER_IP, REJECT, REJECT, REJECT) for f in (NODE_PORT, CLUSTER)),
+            (),
+            frozenset(),
+            (),
+        ),
+    ),
+)
+
+
+def test_frontends_carry_the_names_the_manifests_give() -> None:
+    shown = show_frontends(HELD, OWNERS, Filter())
+
+    assert [(item["frontend"], item["service"], item["portName"]) for item in shown.data] == [
+        ("nodePort:30080/TCP (IPv4)", "shop/web", "http"),
+        ("10.96.0.10:80/TCP", "shop/web", "http"),
+        ("[fd00::1]:53/UDP", None, None),
+    ]
+    assert shown.data[0]["address"] is None
+    assert shown.data[2] == {
+        "frontend": "[fd00::1]:53/UDP", "family": "IPv6", "address": "fd00::1", "protocol": "UDP", "port": 53, "kind": None,
+        "action": "reject", "endpoints": [], "masquerade": "", "affinityTimeoutSeconds": None, "service": None, "portName": None,
+    }  # fmt: skip
+
+
+def test_wide_table_has_more_columns() -> None:
+    shown = show_frontends(HELD, OWNERS, Filter())
+
+    narrow, wide = shown.text(wide=False).splitlines(), shown.text(wide=True).splitlines()
+    assert narrow[0].split() == ["FRONTEND", "KIND", "ACTION", "ENDPOINTS", "SERVICE"]
+    assert "10.1.0.7:8080,10.1.0.8:8080" in wide[1]
+    assert "10.1.0.7" not in narrow[1]
+    assert len({line.index(word) for line, word in zip(narrow, ("ACTION", "forward", "forward", "reject"), strict=True)}) == 1
+
+
+def test_names_narrow_the_answer() -> None:
+    def left(**given: object) -> list[str]:
+        return [item["frontend"] for item in show_frontends(HELD, OWNERS, Filter(**given)).data]  # type: ignore[arg-type]
+
+    both = ["nodePort:30080/TCP (IPv4)", "10.96.0.10:80/TCP"]
+    assert left(names=("shop/web",)) == left(names=("web",)) == left(namespace="shop") == both
+    assert left(names=("fd00::1",)) == left(names=("/UDP",)) == ["[fd00::1]:53/UDP"]
+    assert left(names=("30080", ":53")) == ["nodePort:30080/TCP (IPv4)", "[fd00::1]:53/UDP"]
+    assert left(names=("we",)) == left(namespace="other") == []
+
+
+def test_endpoints_are_listed_by_slot() -> None:
+    data = show_endpoints(HELD, OWNERS, Filter(("10.96.0.10",))).data
+
+    assert [(item["endpoint"], item["slot"]) for item in data] == [("10.1.0.7:8080", 0), ("10.1.0.8:8080", 1)]
+
+
+def test_affinity_names_client_and_endpoint() -> None:
+    entry = AffinityEntry(parse_address("10.244.1.7"), CLUSTER, B, 59.9996, 60.0)
+
+    shown = show_affinity([entry], OWNERS, Filter())
+
+    assert shown.data == [
+        {
+            "client": "10.244.1.7",
+            "frontend": "10.96.0.10:80/TCP",
+            "endpoint": "10.1.0.8:8080",
+            "expiresInSeconds": 60.0,
+            "timeoutSeconds": 60.0,
+            "service": "shop/web",
+            "portName": "http",
+        }
+    ]
+    assert "60s" in shown.text(wide=False)
+
+
+def test_service_tells_how_much_of_it_the_kernel_holds() -> None:
+    def state(held: list[KernelFrontend], service: Service = SERVICE) -> tuple[object, ...]:
+        (item,) = show_services(held, {WEB: service}, {WEB: PROGRAM}, Filter()).data
+        return item["frontendsHeld"], item["frontendsWanted"], item["endpoints"], item["state"]
+
+    assert state(HELD) == (2, 2, 2, "forwarded")
+    assert state(HELD[1:]) == (1, 2, 2, "partly missing")
+    assert state([]) == (0, 2, 0, "missing")
+    assert state([f._replace(action="reject", backends=()) for f in HELD]) == (2, 2, 0, "refused: no endpoints")
+    assert state([], Service(WEB, skipped="headless"))[3] == "skipped: headless"
+
+
+def test_service_without_frontends_here_says_so() -> None:
+    (item,) = show_services(HELD, {WEB: SERVICE}, {WEB: ServiceProgram(WEB)}, Filter()).data
+
+    assert item["state"] == "nothing to forward here"
+    assert item["ports"] == ["80:30080/TCP"]
+
+
+def test_services_are_found_by_frontend_too() -> None:
+    assert show_services(HELD, {WEB: SERVICE}, {WEB: PROGRAM}, Filter(("10.96.0.10",))).data
+    assert not show_services(HELD, {WEB: SERVICE}, {WEB: PROGRAM}, Filter(("10.96.0.11",))).data
