@@ -66,13 +66,14 @@ def _ask_kernel(
     """Read the kernel's rows and find the packet in them."""
     observed = dataplane.observe()
     frontend = catching(packet, dataplane.frontends_of(observed.rows), facts, host)
+    refusal = None if frontend else dataplane.refusal_of(observed.rows, packet.destination, host)
     names = wanted.owners if wanted else {}
     entry = None
     if frontend and packet.source is not None and frontend.affinity_timeout_s is not None:
         entry = client_entry(packet.source, frontend.frontend, dataplane.affinity(), names)
     if wanted is None or story is None:
-        return Held(frontend, entry, None)
-    return Held(frontend, entry, tuple(_differences(dataplane, observed, frontend, packet, wanted, story)))
+        return Held(frontend, entry, refusal, None)
+    return Held(frontend, entry, refusal, tuple(_differences(dataplane, observed, frontend, packet, wanted, story)))
 
 
 def _differences(

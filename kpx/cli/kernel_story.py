@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from kpx.cli.differences import MASQUERADE
-from kpx.dataplanes.base import AffinityEntry, KernelFrontend
+from kpx.dataplanes.base import AffinityEntry, KernelFrontend, Refusal
 from kpx.model.addresses import Address, family_of, format_address
 from kpx.model.facts import NodeFacts
 from kpx.model.names import PortName
@@ -27,11 +27,13 @@ class Held(NamedTuple):
     Args:
         frontend: the one that catches it, None when none does.
         affinity: the client's entry there, if it has one.
+        refusal: what becomes of the packet when no frontend catches it, None when kpx leaves it alone.
         differences: sentences about where the kernel is not as the manifests want it; None without manifests.
     """
 
     frontend: KernelFrontend | None
     affinity: AffinityEntry | None
+    refusal: Refusal | None
     differences: tuple[str, ...] | None
 
 
@@ -61,7 +63,8 @@ def kernel_steps(packet: Packet, held: Held) -> list[str]:
     """Tell what the kernel's rows do with the packet, as sentences."""
     frontend = held.frontend
     if frontend is None:
-        return [f"No frontend of kpx in the kernel catches {packet}."]
+        caught = f"No frontend of kpx in the kernel catches {packet}."
+        return [caught, f"{held.refusal.why}.", REFUSED[held.refusal.action]] if held.refusal else [caught]
     steps = [f"{packet} is caught by the frontend {frontend.frontend} in the kernel."]
     if frontend.action != "forward":
         return [*steps, REFUSED.get(frontend.action, frontend.action)]
@@ -84,5 +87,9 @@ def affinity_steps(packet: Packet, held: Held) -> list[str]:
 
 
 def kernel_verdict(held: Held | None) -> str:
-    """Return what the kernel does with the packet; "pass" when no frontend catches it."""
-    return held.frontend.action if held and held.frontend else "pass"
+    """Return what the kernel does with the packet; "pass" when no frontend catches it and nothing refuses it."""
+    if held is None:
+        return "pass"
+    if held.frontend is not None:
+        return held.frontend.action
+    return held.refusal.action if held.refusal else "pass"

@@ -48,6 +48,13 @@ class AffinityEntry(NamedTuple):
     timeout_s: float
 
 
+class Refusal(NamedTuple):
+    """What rows do with new flows to an address that no frontend catches: "reject" or "drop", and why in a sentence."""
+
+    action: str
+    why: str
+
+
 class Observed(NamedTuple):
     """
     What the kernel holds of ours.
@@ -76,6 +83,13 @@ class Dataplane(Protocol):
 
     def frontends_of(self, rows: Rows) -> list[KernelFrontend]:
         """Read rows back as frontends, sorted; the inverse of rendering as far as rows can say. Pure."""
+
+    def refusal_of(self, rows: Rows, destination: Address, host: Collection[Address]) -> Refusal | None:
+        """
+        Tell whether rows refuse new flows to an address that no frontend catches (R5, R6); None leaves them alone. Pure.
+
+        `host` is all addresses of this host, which are never refused.
+        """
 
     def row_command(self, table: Table, key: Key, value: Value) -> str:
         """Return the command a person would type to add the row. Pure."""

@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Collection, Iterable
 
-from kpx.dataplanes.base import AffinityEntry, KernelFrontend, Observed
+from kpx.dataplanes.base import AffinityEntry, KernelFrontend, Observed, Refusal
 from kpx.errors import KernelError
 from kpx.model.addresses import Address, Family, format_address
 from kpx.model.facts import NodeFacts
@@ -89,6 +89,10 @@ class MemoryDataplane:
                 backends = tuple(endpoints[frontend, slot] for slot in range(count))
                 result.append(KernelFrontend(frontend, None, action.value, backends, "unless-pod", timeout))
         return sorted(result, key=lambda one: one.frontend)
+
+    def refusal_of(self, rows: Rows, destination: Address, host: Collection[Address]) -> Refusal | None:
+        ranges = rows.get(CIDRS[_family(destination)], {})
+        return Refusal("drop", "in a range of Services") if any(destination in prefix for prefix in ranges) else None
 
     def row_command(self, table: Table, key: Key, value: Value) -> str:
         return f"add row {table.family} {table.name} {_spell(key)} : {_spell(value)}"

@@ -167,6 +167,29 @@ def test_node_rows_hold_the_constant_chains_and_the_ranges():
     assert any(line.startswith("masquerading  #") for line in printed)
 
 
+@pytest.mark.parametrize(
+    ("address", "action"),
+    [
+        ("10.96.0.10", "reject"),
+        ("10.96.0.11", "drop"),
+        ("10.96.9.9", None),
+        ("10.96.0.200", None),
+        ("192.0.2.1", None),
+        ("fd00::7", "drop"),
+    ],
+)
+def test_rows_tell_what_becomes_of_an_address_no_frontend_catches(address, action):
+    """R5, R6: an unknown port of a ClusterIP, an unowned address; never an external IP or an address of the host."""
+    cidrs = [ServiceCIDR(ObjectName("", "a"), (parse_prefix("10.96.0.0/16"), parse_prefix("fd00::/112")))]
+    rows = PLANE.render_node(FACTS, cidrs)
+    program = service_program("web", "10.96.0.10", ["10.0.1.1"], external_ip="10.96.9.9")
+    for table, content in PLANE.render_service(program, FACTS).items():
+        rows.setdefault(table, {}).update(content)
+    refusal = PLANE.refusal_of(rows, parse_address(address), {parse_address("10.96.0.200")})
+
+    assert (refusal.action if refusal else None) == action
+
+
 def test_settings_of_the_node_change_rules_and_with_them_the_rows():
     by_interface = NodeFacts("n1", local_detector=LocalDetector(DetectLocal.BRIDGE_INTERFACE, (), "cbr0"))
     anywhere = NodeFacts("n1", node_port_any=frozenset(Family))

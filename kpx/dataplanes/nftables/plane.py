@@ -8,9 +8,9 @@ names; the names of chains and the comments of rules say what each is. Nobody el
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
-from kpx.dataplanes.base import AffinityEntry, KernelFrontend, Observed
+from kpx.dataplanes.base import AffinityEntry, KernelFrontend, Observed, Refusal
 from kpx.dataplanes.nftables import affinity, observe, reading, render
 from kpx.dataplanes.nftables.apply import Transactions
 from kpx.dataplanes.nftables.encode import Constant, encode, encode_table
@@ -20,7 +20,7 @@ from kpx.dataplanes.nftables.watch import Watch
 from kpx.errors import KernelError
 from kpx.kernel.netlink import Netlink
 from kpx.kernel.wire import nft
-from kpx.model.addresses import Family
+from kpx.model.addresses import Address, Family
 from kpx.model.facts import NodeFacts
 from kpx.model.node import ServiceCIDR
 from kpx.policy.desired import Frontend, ServiceProgram
@@ -59,6 +59,10 @@ class NftablesDataplane:
     def frontends_of(self, rows: Rows) -> list[KernelFrontend]:
         """Read rows back as frontends. Pure."""
         return reading.frontends_of(rows)
+
+    def refusal_of(self, rows: Rows, destination: Address, host: Collection[Address]) -> Refusal | None:
+        """Tell whether rows refuse an address that no frontend catches. Pure."""
+        return reading.refusal_of(rows, destination, host)
 
     def row_command(self, table: Table, key: Key, value: Value) -> str:
         """Return the nft command that adds the row. Pure."""

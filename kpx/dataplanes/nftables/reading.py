@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 
-from kpx.dataplanes.base import KernelFrontend
+from kpx.dataplanes.base import KernelFrontend, Refusal
 from kpx.dataplanes.nftables.chains import affinity_timeout_s, pool_size
 from kpx.dataplanes.nftables.schema import (
     ADDRESS_BYTES,
@@ -17,7 +18,7 @@ from kpx.dataplanes.nftables.schema import (
     read_endpoint,
     read_frontend,
 )
-from kpx.model.addresses import Family
+from kpx.model.addresses import Address, Family, Prefix, family_of, format_address
 from kpx.policy.desired import Backend, Frontend, FrontendKind
 from kpx.reconcile.rows import Key, Rows, Table, Value
 
@@ -97,6 +98,20 @@ def _timeout(rows: Rows, family: Family, verdict: Value | None) -> int | None:
     name = str(verdict).removeprefix("jump ")
     comments = rows.get(CHAINS[family], {}).get(name, ())
     return affinity_timeout_s(name, comments if isinstance(comments, tuple) else ())
+
+
+def refusal_of(rows: Rows, destination: Address, host: Collection[Address]) -> Refusal | None:
+    """Tell what the chain `refusing` does with an address that no frontend catches."""
+    family = family_of(destination)
+    if destination in host:
+        return None
+    if destination in rows.get(ROWS[family, "cluster-ips"], {}):
+        return Refusal("reject", f"{format_address(destination)} is a ClusterIP that does not have this port")
+    ranges = rows.get(ROWS[family, "service-cidrs"], {}).get("ranges", ())
+    inside = isinstance(ranges, tuple) and any(isinstance(r, Prefix) and destination in r for r in ranges)
+    if inside and destination not in rows.get(ROWS[family, "captured"], {}):
+        return Refusal("drop", f"{format_address(destination)} is in a range of Services, and no Service has it")
+    return None
 
 
 def row_command(table: Table, key: Key, value: Value) -> str:
