@@ -90,7 +90,7 @@ def _refuges(ports: Iterable[PortProgram]) -> Refuges:
     for port in ports:
         if port.name.protocol != Protocol.UDP:
             continue
-        refuges = frozenset(port.serving or (endpoint.backend for endpoint in port.considered))
+        refuges = frozenset(port.serving or port.listed)
         for program in port.frontends:
             result[_key(program.frontend)] = refuges
     return result

@@ -29,10 +29,12 @@ class ConntrackFlows:
         flows: dict[wire.Flow, None] = {}
         for _ in range(DUMPS_MAX):
             (sequence,) = self._netlink.sequences(1)
-            replies, interrupted = self._netlink.dump(wire.dump_request(family, sequence), sequence, "list tracked flows")
-            for datagram in dict.fromkeys(received for received, _ in replies):
-                flows.update(dict.fromkeys(wire.parse_flows(datagram)))
-            if not interrupted:
+            read: bytes = b""
+            for datagram, _ in self._netlink.dump(wire.dump_request(family, sequence), sequence, "list tracked flows"):
+                if datagram is not read:  # one datagram holds many messages
+                    flows.update(dict.fromkeys(wire.parse_flows(datagram)))
+                    read = datagram
+            if not self._netlink.interrupted:
                 break
         return list(flows)
 

@@ -86,6 +86,7 @@ class Netlink:
     def __init__(self) -> None:
         self._socket = _open(NETLINK_NETFILTER)
         self._sequence = int.from_bytes(os.urandom(3), "big")
+        self.interrupted = False
         self.datagrams = 0
         self.written_bytes = 0
 
@@ -151,26 +152,28 @@ class Netlink:
                     return answers
                 answers.append((received, reply))
 
-    def dump(self, datagram: bytes, sequence: int, what: str) -> tuple[list[tuple[bytes, Message]], bool]:
+    def dump(self, datagram: bytes, sequence: int, what: str) -> Iterator[tuple[bytes, Message]]:
         """
-        Send a dump request; return its messages and whether the table changed meanwhile (U9).
+        Send a dump request and yield its messages as they come, so that a large table is never held whole.
+
+        The generator must be run to its end before the next request. `interrupted` tells afterwards whether the table changed
+        meanwhile (U9).
 
         Raises:
             PermissionDenied, KernelError: the kernel refused; `what` names the request.
         """
         self._send(datagram)
-        answers: list[tuple[bytes, Message]] = []
-        interrupted = False
+        self.interrupted = False
         while True:
             for received, reply in self._receive():
                 if reply.sequence != sequence:
                     continue
-                interrupted = interrupted or bool(reply.flags & NLM_F_DUMP_INTR)
+                self.interrupted = self.interrupted or bool(reply.flags & NLM_F_DUMP_INTR)
                 if reply.kind == NLMSG_DONE:
-                    return answers, interrupted
+                    return
                 if reply.kind == NLMSG_ERROR:
                     raise refusal(what, acknowledgement(received, reply))
-                answers.append((received, reply))
+                yield received, reply
 
     def close(self) -> None:
         """Close the socket; nothing in the kernel changes."""

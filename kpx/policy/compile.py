@@ -119,7 +119,8 @@ def _compile_port(
         name=PortName(service.name, port.name, port.protocol),
         family=family,
         frontends=_frontends(service, exposed, eligible, facts, internal_local, external_local, family),
-        considered=eligible.considered,
+        listed=eligible.listed,
+        fates=eligible.fates,
         serving=eligible.serving,
         hairpin=eligible.hairpin,
     )

@@ -81,8 +81,17 @@ class Reason(enum.Enum):
     WRONG_NODE = "kept for another node by its hints"
 
 
-class Considered(msgspec.Struct, frozen=True, gc=False):
-    """One endpoint of a service port and what became of it in the pool of cluster-wide traffic."""
+class Fate(NamedTuple):
+    """What became of an endpoint in the pool of cluster-wide traffic; most endpoints of a port share one value."""
+
+    chosen: bool
+    reason: Reason
+    local: bool
+    slice_name: str
+
+
+class Considered(NamedTuple):
+    """One endpoint of a service port and its fate."""
 
     backend: Backend
     chosen: bool
@@ -139,7 +148,8 @@ class PortProgram(msgspec.Struct, frozen=True, gc=False):
 
     Args:
         frontends: those this Service owns here, sorted; frontends lost to another Service are in the findings.
-        considered: every endpoint of the port and its reason, sorted by backend.
+        listed: every endpoint of the port, sorted. fates: what became of each, in the same order. Two tuples rather than one
+            of pairs, since both mostly hold values that exist already; there may be a million.
         serving: endpoints that are serving, sorted, whatever the policies say: UDP flows to these live on (U3).
         hairpin: endpoint addresses that may be on this node, thus may reach themselves through a frontend (M16).
     """
@@ -147,9 +157,15 @@ class PortProgram(msgspec.Struct, frozen=True, gc=False):
     name: PortName
     family: Family
     frontends: tuple[FrontendProgram, ...]
-    considered: tuple[Considered, ...]
+    listed: tuple[Backend, ...]
+    fates: tuple[Fate, ...]
     serving: tuple[Backend, ...]
     hairpin: tuple[Address, ...]
+
+    @property
+    def considered(self) -> tuple[Considered, ...]:
+        """Every endpoint of the port and its reason, sorted by backend."""
+        return tuple(Considered(backend, *fate) for backend, fate in zip(self.listed, self.fates, strict=True))
 
 
 class ServiceProgram(msgspec.Struct, frozen=True, gc=False):

@@ -12,13 +12,11 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-import msgspec
-
 from kpx.model.addresses import Address
 from kpx.model.endpointslice import Endpoint, EndpointSlice
 from kpx.model.facts import NodeFacts
 from kpx.model.names import Protocol
-from kpx.policy.desired import Backend, Considered, Pool, Reason
+from kpx.policy.desired import Backend, Considered, Fate, Pool, Reason
 from kpx.policy.honoured import Honoured
 
 CLUSTER = "cluster"
@@ -33,17 +31,23 @@ class Eligible(NamedTuple):
     What became of the endpoints of a service port.
 
     Args:
-        considered: every endpoint and its fate in the cluster set, sorted.
+        listed, fates: every endpoint, sorted, and its fate in the cluster set.
         cluster, local: the two sets; `local` is filled only when asked for.
         serving: see `PortProgram.serving`.
         hairpin: addresses of the chosen endpoints that are, or may be, on this node.
     """
 
-    considered: tuple[Considered, ...]
+    listed: tuple[Backend, ...]
+    fates: tuple[Fate, ...]
     cluster: Pool
     local: Pool
     serving: tuple[Backend, ...]
     hairpin: tuple[Address, ...]
+
+    @property
+    def considered(self) -> tuple[Considered, ...]:
+        """Every endpoint and its fate, as one value each."""
+        return tuple(Considered(backend, *fate) for backend, fate in zip(self.listed, self.fates, strict=True))
 
     @property
     def any(self) -> bool:
@@ -54,7 +58,7 @@ class Eligible(NamedTuple):
 Listed = dict[Backend, tuple[Endpoint, str]]
 """Endpoints of a service port after merging, each with the name of the slice that decided."""
 
-NOTHING = Eligible((), EMPTY_CLUSTER, EMPTY_LOCAL, (), ())
+NOTHING = Eligible((), (), EMPTY_CLUSTER, EMPTY_LOCAL, (), ())
 
 
 def join(slices: Sequence[EndpointSlice], name: str, protocol: Protocol) -> Listed:
@@ -104,7 +108,8 @@ def choose(listed: Listed, facts: NodeFacts, honoured: Honoured, *, uses_cluster
     kept, other = _topology(endpoints, facts) if honoured.topology and any_ready else (None, Reason.READY)
     here = facts.name
     ready = Reason.READY
-    considered = []
+    fates: list[Fate] = []
+    shared: dict[Fate, Fate] = {}
     chosen = []
     hairpin: list[Address] = []
     for backend, endpoint in zip(order, endpoints, strict=True):
@@ -118,17 +123,23 @@ def choose(listed: Listed, facts: NodeFacts, honoured: Honoured, *, uses_cluster
             chosen.append(backend)
             if uses_cluster and (endpoint.node_name is None or endpoint.node_name == here):
                 hairpin.append(backend.address)
-        considered.append(Considered(backend, is_in, reason, endpoint.node_name == here, listed[backend][1]))
+        fate = Fate(is_in, reason, endpoint.node_name == here, listed[backend][1])
+        fates.append(shared.setdefault(fate, fate))
     cluster = Pool(CLUSTER, tuple(chosen)) if chosen else EMPTY_CLUSTER
-    fates = tuple(considered)
     local = EMPTY_LOCAL
     if uses_local:
-        local = Pool(LOCAL, tuple(fate.backend for fate in in_local_pool(fates) if fate.chosen))
+        considered = tuple(Considered(backend, *fate) for backend, fate in zip(order, fates, strict=True))
+        local = Pool(LOCAL, tuple(fate.backend for fate in in_local_pool(considered) if fate.chosen))
         hairpin.extend(backend.address for backend in local.backends)
-    serving = tuple([backend for backend, endpoint in zip(order, endpoints, strict=True) if endpoint.serving])
-    if serving == cluster.backends:
-        serving = cluster.backends  # nearly always; one tuple instead of two for each of many thousand ports
-    return Eligible(fates, cluster, local, serving, tuple(sorted(set(hairpin))) if hairpin else ())
+    # Nearly always all three are equal: one tuple then, since there are many thousand ports.
+    everything = _one_of(tuple(order), cluster.backends)
+    serving = _one_of(tuple([b for b, endpoint in zip(order, endpoints, strict=True) if endpoint.serving]), cluster.backends)
+    return Eligible(everything, tuple(fates), cluster, local, serving, tuple(sorted(set(hairpin))) if hairpin else ())
+
+
+def _one_of(made: tuple[Backend, ...], held: tuple[Backend, ...]) -> tuple[Backend, ...]:
+    """Return what is held already, when it is equal to what was just made."""
+    return held if made == held else made
 
 
 def _reason_unready(endpoint: Endpoint, any_ready: bool, honoured: Honoured) -> Reason:
@@ -160,7 +171,7 @@ def in_local_pool(considered: Sequence[Considered]) -> tuple[Considered, ...]:
             reason = Reason.READY
         elif reason in (Reason.TERMINATING, Reason.SERVING_TERMINATING):
             reason = Reason.SERVING_TERMINATING if none_ready else Reason.TERMINATING
-        result.append(msgspec.structs.replace(fate, chosen=reason in (Reason.READY, Reason.SERVING_TERMINATING), reason=reason))
+        result.append(fate._replace(chosen=reason in (Reason.READY, Reason.SERVING_TERMINATING), reason=reason))
     return tuple(result)
 
 

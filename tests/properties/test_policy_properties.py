@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from itertools import permutations
 
-import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -213,7 +212,7 @@ def test_how_endpoints_are_spread_over_slices_does_not_matter(members: list[Endp
 
 
 def anonymous(port: PortProgram) -> object:
-    fates = [msgspec.structs.replace(fate, slice_name="") for fate in port.considered]
+    fates = [fate._replace(slice_name="") for fate in port.considered]
     return (port.name, port.frontends, fates, port.serving, port.hairpin)
 
 

@@ -145,7 +145,7 @@ def test_pools_that_differ_by_source_are_refused_rather_than_rendered_wrong():
     ((port, frontend),) = program.frontends()
     other = Verdict(Action.FORWARD, Pool("local", (Backend(parse_address("10.0.1.9"), 80),)), False)
     odd = type(frontend)(frontend.frontend, frontend.kind, other, frontend.host, frontend.outside)
-    strange = type(program)(program.service, (type(port)(port.name, port.family, (odd,), (), (), ()),))
+    strange = type(program)(program.service, (type(port)(port.name, port.family, (odd,), (), (), (), ()),))
 
     with pytest.raises(ValueError, match="differ by source"):
         PLANE.render_service(strange, FACTS)

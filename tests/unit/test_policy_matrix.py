@@ -10,8 +10,8 @@ from kpx.policy.eligibility import NOTHING, Eligible
 from kpx.policy.matrix import Verdicts, cluster_ip, external
 
 HERE, THERE = Backend(parse_address("10.244.1.1"), 80), Backend(parse_address("10.244.2.1"), 80)
-BOTH = Eligible((), Pool("cluster", (HERE, THERE)), Pool("local", (HERE,)), frozenset(), ())
-REMOTE = Eligible((), Pool("cluster", (THERE,)), Pool("local", ()), frozenset(), ())
+BOTH = Eligible((), (), Pool("cluster", (HERE, THERE)), Pool("local", (HERE,)), (), ())
+REMOTE = Eligible((), (), Pool("cluster", (THERE,)), Pool("local", ()), (), ())
 
 
 def said(verdict: Verdict) -> str:

@@ -14,6 +14,7 @@ from kpx.policy.desired import (
     Action,
     Backend,
     Considered,
+    Fate,
     Frontend,
     FrontendKind,
     FrontendProgram,
@@ -54,7 +55,8 @@ def program(
         PortName(ObjectName("ns1", service), "udp", protocol),
         Family(family),
         tuple(FrontendProgram(key, FrontendKind.CLUSTER_IP, REJECT, REJECT, REJECT) for key in keys),
-        tuple(sorted(fates, key=lambda fate: fate.backend)),
+        tuple(fate.backend for fate in sorted(fates)),
+        tuple(Fate(*fate[1:]) for fate in sorted(fates)),
         tuple(sorted(ours)),
         (),
     )

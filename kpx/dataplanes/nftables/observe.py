@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from kpx.dataplanes.nftables.schema import CHAINS, NFPROTOS, ROWS, SCHEMAS, TABLE, Schema, Value, shape
@@ -95,7 +95,7 @@ def _base_chain(netlink: Netlink, family: Family, name: str) -> dict[int, bytes]
 def _dump(netlink: Netlink, kind: int, family: Family, name: str = "") -> Iterable[dict[int, bytes]]:
     """Dump sets or rules; the kernel reads our table only."""
     (sequence,) = netlink.sequences(1)
-    replies, _ = netlink.dump(nft.dump(kind, sequence, NFPROTOS[family], TABLE, name), sequence, "read table kpx")
+    replies = netlink.dump(nft.dump(kind, sequence, NFPROTOS[family], TABLE, name), sequence, "read table kpx")
     found = (attrs(datagram, reply.start + NFGENMSG_BYTES, reply.end) for datagram, reply in replies)
     return [fields for fields in found if text(fields.get(1, b"")) == TABLE]
 
@@ -141,9 +141,9 @@ def elements_of(netlink: Netlink, family: Family, name: str) -> list[nft.Element
     return [item for datagram, reply in replies for item in nft.read_elements(datagram, reply.start, reply.end)]
 
 
-def _dump_elements(netlink: Netlink, family: Family, name: str) -> list[tuple[bytes, Message]]:
+def _dump_elements(netlink: Netlink, family: Family, name: str) -> Iterator[tuple[bytes, Message]]:
     (sequence,) = netlink.sequences(1)
-    return netlink.dump(nft.dump(nft.GETSETELEM, sequence, NFPROTOS[family], TABLE, name), sequence, f"read map {name}")[0]
+    return netlink.dump(nft.dump(nft.GETSETELEM, sequence, NFPROTOS[family], TABLE, name), sequence, f"read map {name}")
 
 
 def read_ranges(elements: Iterable[nft.Element]) -> tuple[Prefix, ...]:

@@ -182,8 +182,9 @@ def new_set(sequence: int, family: int, table: str, name: str, shape: SetShape, 
 
 
 def value_data(value: bytes) -> bytes:
-    """Pack an element's value: what a map of addresses maps to."""
-    return nested(2, attr(1, value))
+    """Pack an element's value, whose length is a multiple of four: what a map of addresses maps to."""
+    length = len(value)
+    return _HEADERS(length + 8, 2 | NLA_F_NESTED, length + 4, 1) + value
 
 
 def verdict_data(code: int, chain: str = "") -> bytes:
