@@ -81,7 +81,7 @@ def print_agent(result: agent.AgentNumbers) -> None:
     if result.lags_s:
         line("  of which file read to kernel, as it logs", spread(result.lags_s))
     line("start to converged, nothing changed", seconds(result.restart_s), f"{result.restart_writes} writes to the kernel")
-    line("memory (RSS), highest so far", f"{result.rss_bytes / 1e6:.0f} MB, {result.peak_bytes / 1e6:.0f} MB")
+    line("memory (RSS), settled and at its height", f"{result.rss_bytes / 1e6:.0f} MB, {result.peak_bytes / 1e6:.0f} MB")
     line("idle", f"{result.idle_cpu * 100:.2f} % of a core")
 
 
