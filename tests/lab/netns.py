@@ -95,9 +95,7 @@ class Namespace:
     def run(self, *command: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a program inside and wait for it; what it wrote to stderr is in the error when it fails."""
         with self.entered():
-            done = subprocess.run(
-                command, input=stdin, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False
-            )
+            done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S, check=False)
         if check and done.returncode != 0:
             raise LabError(f"{self.title}: {' '.join(command)}: exit code {done.returncode}\n{stdin}{done.stderr}")
         return done

@@ -50,5 +50,5 @@ def service_program(
         frontends.append(program(Frontend(family, Address(b""), protocol, node_port), FrontendKind.NODE_PORT, always))
     port_name = PortName(ObjectName("test", name), "p", protocol)
     hairpin = tuple(backend.address for backend in pool.backends)
-    ports = (PortProgram(port_name, family, tuple(sorted(frontends, key=lambda f: f.frontend)), (), (), hairpin),)
+    ports = (PortProgram(port_name, family, tuple(sorted(frontends, key=lambda f: f.frontend)), (), (), (), hairpin),)
     return ServiceProgram(port_name.service, ports, (address,))
