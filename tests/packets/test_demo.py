@@ -1,0 +1,20 @@
+"""The demonstration of scripts/demo, without the installing: it checks itself and says so with its exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.lab.agent import REPOSITORY, environment
+
+
+def test_the_demonstration_shows_what_it_promises_and_cleans_up() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.demo"],
+        cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert "everything went as it should" in done.stdout
+    assert "kpx-demo-" not in left

@@ -1,0 +1,301 @@
+"""
+The life of an agent beside other people: it starts, stops, dies and comes back, somebody edits its table, somebody else has
+tables of his own. Forwarding goes on all the while (16.2, 16.6, 16.9, A9).
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.flows import Expected, Row
+from tests.lab.netns import Namespace
+from tests.lab.probes import Flow, Outcome, probe
+from tests.lab.ruleset import assert_lists_cleanly, delete_element, generation, listed, nft
+from tests.lab.world import NodeConfig, World
+
+POD, CLIENT = "10.244.1.9", "192.0.2.7"
+CLIENTS = [CLIENT, *(f"192.0.2.{number}" for number in range(8, 20))]
+ENDPOINTS = ("10.244.1.1", "10.244.2.1", "10.244.1.2")
+ALL = tuple(f"{address}:8080" for address in ENDPOINTS)
+REPAIR_S = 1.0
+
+NODE = NodeConfig("n1", ("192.168.10.1",), ("10.244.0.0/16",), ("192.168.0.0/16",))
+FOREIGN = """
+table ip kpx-not {
+  set addresses { type ipv4_addr; elements = { 192.0.2.1 } }
+  chain input {
+    type filter hook input priority 10; policy accept;
+    ip saddr @addresses counter accept comment "not ours"
+  }
+}
+table inet firewall {
+  chain forward { type filter hook forward priority 10; policy accept; }
+}
+"""
+
+
+def service(name: str, address: str, node_port: int, **spec: object) -> dict[str, object]:
+    """A Service with one port."""
+    ports = [{"port": 80, "nodePort": node_port}]
+    spec = {"type": "NodePort", "clusterIP": address, "ports": ports, **spec}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name}, "spec": spec}
+
+
+def slice_of(name: str, *addresses: str) -> dict[str, object]:
+    """The EndpointSlice of a Service."""
+    return {
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"namespace": "shop", "name": f"{name}-1", "labels": {"kubernetes.io/service-name": name}},
+        "ports": [{"port": 8080}],
+        "endpoints": [{"addresses": [each], "nodeName": "n2" if each == "10.244.2.1" else "n1"} for each in addresses],
+    }  # fmt: skip
+
+
+NODE_OBJECT: dict[str, object] = {
+    "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
+    "status": {"addresses": [{"type": "InternalIP", "address": "192.168.10.1"}]},
+}  # fmt: skip
+OBJECTS: list[dict[str, object]] = [
+    NODE_OBJECT,
+    service("tomcat", "10.96.0.10", 30080), slice_of("tomcat", *ENDPOINTS),
+    service("sticky", "10.96.0.20", 30020, sessionAffinity="ClientIP"), slice_of("sticky", *ENDPOINTS),
+]  # fmt: skip
+
+
+def row(name: str, source: str, to: str, port: int) -> Row:
+    """A row that expects all endpoints."""
+    return Row(name, "pod" if source == POD else "external", source, to, "TCP", port, Expected("dnat", ALL))
+
+
+TO_CLUSTER_IP = row("pod to ClusterIP", POD, "10.96.0.10", 80)
+TO_NODE_PORT = row("outsider to node port", CLIENT, "192.168.10.1", 30080)
+TO_STICKY = row("sticky client", CLIENT, "10.96.0.20", 80)._replace(sticky=True, sticky_group="client")
+ROWS = (TO_CLUSTER_IP, TO_NODE_PORT, TO_STICKY, *(row(client, client, "10.96.0.20", 80) for client in CLIENTS))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A node with a running agent, three endpoints, and somebody else's tables."""
+    with World(NODE, OBJECTS, ROWS, tmp_path) as world:
+        nft(world.node.namespace, "-f", "-", stdin=FOREIGN)
+        world.agent.write(OBJECTS, mark=False)
+        world.agent.start()
+        yield world
+
+
+def test_everything_can_be_named_on_the_command_line_of_nft(world: World) -> None:
+    """A person can list each set, map and chain by its name: no name is a word of nft's grammar."""
+    node = world.node.namespace
+    for kind in ("set", "map", "chain"):
+        names = [each["name"] for each in listed(node, "ip", kind)]
+        assert names
+        for name in names:
+            nft(node, "list", kind, "ip", "kpx", name)
+
+
+def foreign_tables(namespace: Namespace) -> str:
+    """What other people's tables look like."""
+    return nft(namespace, "list", "table", "ip", "kpx-not") + nft(namespace, "list", "table", "inet", "firewall")
+
+
+def our_table(namespace: Namespace) -> str:
+    """What kpx's table of IPv4 looks like; empty when it is not there."""
+    return namespace.run("nft", "list", "table", "ip", "kpx", check=False).stdout
+
+
+def works(world: World) -> None:
+    """Every kind of row holds."""
+    for each in (TO_CLUSTER_IP, TO_NODE_PORT, TO_STICKY):
+        world.check(each)
+
+
+def ask(world: World, source: str = POD, to: str = "10.96.0.10", port: int = 80) -> Outcome:
+    """One new connection, impatiently."""
+    return probe(world.host(source).namespace, "TCP", source, to, port, timeout_s=0.1)
+
+
+def flush_table(namespace: Namespace) -> None:
+    nft(namespace, "flush", "table", "ip", "kpx")
+
+
+def delete_table(namespace: Namespace) -> None:
+    nft(namespace, "delete", "table", "ip", "kpx")
+
+
+def flush_ruleset(namespace: Namespace) -> None:
+    nft(namespace, "flush", "ruleset")
+
+
+def flush_every_map(namespace: Namespace) -> None:
+    for each in listed(namespace, "ip", "map"):
+        flush = {"flush": {"map": {key: each[key] for key in ("family", "table", "name")}}}
+        nft(namespace, "-j", "-f", "-", stdin=json.dumps({"nftables": [flush]}))
+
+
+def delete_first_rule_of_every_base_chain(namespace: Namespace) -> None:
+    hooks = {chain["name"] for chain in listed(namespace, "ip", "chain") if "hook" in chain}
+    for rule in listed(namespace, "ip", "rule"):
+        if rule["chain"] in hooks:
+            hooks.discard(rule["chain"])
+            nft(namespace, "delete", "rule", "ip", "kpx", rule["chain"], "handle", str(rule["handle"]))
+
+
+def delete_one_element_of_every_map(namespace: Namespace) -> None:
+    for each in listed(namespace, "ip", "map"):
+        if each.get("elem") and not each["name"].startswith("affinity"):
+            delete_element(namespace, each)
+
+
+def drop_everything_in_our_chains(namespace: Namespace) -> None:
+    for chain in listed(namespace, "ip", "chain"):
+        if "hook" in chain:
+            nft(namespace, "insert", "rule", "ip", "kpx", chain["name"], "ip", "saddr", POD, "drop")
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        flush_table, delete_table, flush_ruleset, flush_every_map, delete_first_rule_of_every_base_chain,
+        delete_one_element_of_every_map, drop_everything_in_our_chains,
+    ],
+)  # fmt: skip
+def test_what_others_break_is_repaired_within_a_second(world: World, tamper: Callable[[Namespace], None]) -> None:
+    """It notices by notification, repairs, and says in the log that something was different."""
+    node = world.node.namespace
+    before = our_table(node)
+    said = len(world.agent.log.read_text())
+
+    tamper(node)
+    since = time.monotonic()
+    while our_table(node) != before:
+        assert time.monotonic() < since + REPAIR_S, f"not repaired after {REPAIR_S} s: {world.agent.log_tail()}"
+
+    works(world)
+    assert world.agent.kpx("diff").returncode == 0
+    assert world.agent.log.read_text()[said:].strip(), "a repair must be logged"
+
+
+def test_repair_of_a_flushed_table_brings_connections_back(world: World) -> None:
+    """The same by packets alone: from the moment of the flush to a forwarded connection takes less than a second."""
+    nft(world.node.namespace, "flush", "table", "ip", "kpx")
+    since = time.monotonic()
+    while ask(world).server not in ALL:
+        assert time.monotonic() < since + REPAIR_S, world.agent.log_tail()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_forwarding_outlives_the_agent_and_a_restart_writes_nothing(world: World, number: signal.Signals) -> None:
+    """Stopped or killed, new connections, open ones and affinity go on; the next start makes no write (16.2, 16.6, A9)."""
+    world.check(TO_STICKY)
+    connection = Flow(world.host(POD).namespace, "TCP", POD, "10.96.0.10", 80)
+    server = connection.ask().server
+    code = world.agent.stop(number)
+    before = generation(world.node.namespace)
+
+    works(world)
+    assert connection.ask().server == server
+    world.agent.launch()
+    works(world)
+
+    assert code == (0 if number == signal.SIGTERM or number == signal.SIGINT else -signal.SIGKILL)
+    assert connection.ask().server == server
+    assert generation(world.node.namespace) == before, f"a restart with nothing changed must not write: {world.agent.log_tail()}"
+    connection.close()
+
+
+def test_what_changed_while_it_was_away_is_caught_up(world: World) -> None:
+    """An endpoint that went while no agent ran gets no new connection after the start; an open one stays."""
+    connection = Flow(world.host(POD).namespace, "TCP", POD, "10.96.0.10", 80)
+    gone = connection.ask().server
+    left = tuple(each for each in ALL if each != gone)
+    world.agent.stop()
+
+    world.agent.write([slice_of("tomcat", *(each.partition(":")[0] for each in left))], mark=False)
+    world.agent.start()
+
+    world.check(TO_CLUSTER_IP._replace(expected=Expected("dnat", left)))
+    assert connection.ask().server == gone
+    connection.close()
+
+
+def test_a_second_agent_is_refused_and_changes_nothing(world: World) -> None:
+    """One line, exit code 2 or more, and the first one goes on."""
+    before = generation(world.node.namespace)
+    second = world.agent.kpx("run", check=False)
+
+    assert second.returncode >= 2
+    assert len(second.stderr.strip().splitlines()) == 1, second.stderr
+    assert "Traceback" not in second.stderr
+    assert generation(world.node.namespace) == before
+    world.agent.write([slice_of("tomcat", ENDPOINTS[0])])
+    world.agent.catch_up()
+    world.check(TO_CLUSTER_IP._replace(expected=Expected("dnat", ALL[:1])))
+
+
+def test_cleanup_removes_what_is_ours_and_nothing_else(world: World) -> None:
+    """After it no trace is left, other people's tables are as they were, and a second cleanup is no error."""
+    node = world.node.namespace
+    foreign = foreign_tables(node)
+    world.agent.stop()
+
+    assert world.agent.bare("cleanup").returncode == 0
+    assert foreign_tables(node) == foreign
+    assert "kpx" not in assert_lists_cleanly(node).replace("kpx-not", "")
+    assert ask(world).server not in ALL
+    before = generation(node)
+    assert world.agent.bare("cleanup").returncode == 0
+    assert generation(node) == before
+
+
+def test_other_peoples_tables_are_left_alone(world: World) -> None:
+    """Changes, repairs and restarts of ours never touch theirs."""
+    node = world.node.namespace
+    before = foreign_tables(node)
+    world.agent.write([slice_of("tomcat", ENDPOINTS[0]), service("more", "10.96.0.30", 30030)])
+    world.agent.catch_up()
+    nft(node, "flush", "table", "ip", "kpx")
+    world.check(TO_CLUSTER_IP._replace(expected=Expected("dnat", ALL[:1])))
+    world.agent.stop()
+    world.agent.launch()
+
+    assert foreign_tables(node) == before
+
+
+def test_sync_is_one_pass_and_diff_tells_whether_it_is_needed(world: World) -> None:
+    """`kpx sync` does without an agent what the agent does; `kpx diff` exits 1 before and 0 after."""
+    world.agent.stop()
+    world.agent.write([slice_of("tomcat", ENDPOINTS[0])], mark=False)
+
+    assert world.agent.kpx("diff", check=False).returncode == 1
+    assert world.agent.kpx("sync").returncode == 0
+    assert world.agent.kpx("diff").returncode == 0
+    world.check(TO_CLUSTER_IP._replace(expected=Expected("dnat", ALL[:1])))
+
+
+def test_an_address_added_to_the_node_answers_on_node_ports(world: World) -> None:
+    """A range in --nodeport-addresses means what the host has now, not what it had at the start (N5)."""
+    world.node.add_address("192.168.77.1")
+    since = time.monotonic()
+    while ask(world, to="192.168.77.1", port=30080).server not in ALL:
+        assert time.monotonic() < since + REPAIR_S, world.agent.log_tail()
+
+
+def test_affinity_is_void_for_an_endpoint_that_is_gone_and_kept_for_others(world: World) -> None:
+    """Taking one endpoint away moves the clients that were on it and leaves all others where they were (A4)."""
+    reached = {client: ask(world, client, "10.96.0.20").server for client in CLIENTS}
+    gone = reached[CLIENT]
+    assert set(reached.values()) > {gone}, "so many clients cannot all have reached one endpoint by chance"
+
+    world.agent.write([slice_of("sticky", *(each for each in ENDPOINTS if not gone.startswith(f"{each}:")))])
+    world.agent.catch_up()
+
+    for client, server in reached.items():
+        now = {ask(world, client, "10.96.0.20").server for _ in range(10)}
+        assert len(now) == 1
+        assert now == {server} if server != gone else now <= set(ALL) - {gone}
