@@ -61,6 +61,7 @@ class Flow:
         self.protocol = protocol
         self._destination = (destination, port)
         self._connected = False
+        self._question_bytes = 5
         self._socket = open_socket(namespace, destination, protocol)
         self._source_port = source_port or (next(_source_ports) if protocol == "SCTP" else 0)
         if protocol == "TCP":
@@ -73,8 +74,9 @@ class Flow:
             anywhere = "::" if ":" in destination else "0.0.0.0"
             self._socket.bind((source or anywhere, 0 if protocol == "SCTP" else source_port))
 
-    def ask(self, timeout_s: float = ANSWER_S) -> Outcome:
-        """Send something and wait for what comes back, at most this long."""
+    def ask(self, timeout_s: float = ANSWER_S, question_bytes: int = 5) -> Outcome:
+        """Send something, over UDP so much of it, and wait for what comes back, at most this long."""
+        self._question_bytes = question_bytes
         deadline = time.monotonic() + timeout_s
         try:
             self._send(deadline)
@@ -109,7 +111,7 @@ class Flow:
 
     def _question(self) -> bytes:
         if self.protocol != "SCTP":
-            return b"who?\n"
+            return b"who?\n".rjust(self._question_bytes)
         from tests.lab import sctp
 
         return sctp.init(self._source_port, self._destination[1])

@@ -61,10 +61,16 @@ NODE_OBJECT: dict[str, object] = {
     "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
     "status": {"addresses": [{"type": "InternalIP", "address": "192.168.10.1"}]},
 }  # fmt: skip
+BULK = {
+    **service("bulk", "10.96.0.30", 30030),
+    "spec": {"type": "NodePort", "clusterIP": "10.96.0.30", "ports": [{"port": 80, "nodePort": 30030, "protocol": "UDP"}]},
+}
+BULK_SLICE = {**slice_of("bulk", *ENDPOINTS), "ports": [{"port": 8080, "protocol": "UDP"}]}
 OBJECTS: list[dict[str, object]] = [
     NODE_OBJECT,
     service("tomcat", "10.96.0.10", 30080), slice_of("tomcat", *ENDPOINTS),
     service("sticky", "10.96.0.20", 30020, sessionAffinity="ClientIP"), slice_of("sticky", *ENDPOINTS),
+    BULK, BULK_SLICE,
 ]  # fmt: skip
 
 
@@ -76,7 +82,11 @@ def row(name: str, source: str, to: str, port: int) -> Row:
 TO_CLUSTER_IP = row("pod to ClusterIP", POD, "10.96.0.10", 80)
 TO_NODE_PORT = row("outsider to node port", CLIENT, "192.168.10.1", 30080)
 TO_STICKY = row("sticky client", CLIENT, "10.96.0.20", 80)._replace(sticky=True, sticky_group="client")
-ROWS = (TO_CLUSTER_IP, TO_NODE_PORT, TO_STICKY, *(row(client, client, "10.96.0.20", 80) for client in CLIENTS))
+TO_BULK = (
+    row("pod to UDP", POD, "10.96.0.30", 80)._replace(protocol="UDP"),
+    row("outsider to UDP", CLIENT, "192.168.10.1", 30030)._replace(protocol="UDP"),
+)
+ROWS = (TO_CLUSTER_IP, TO_NODE_PORT, TO_STICKY, *(row(client, client, "10.96.0.20", 80) for client in CLIENTS), *TO_BULK)
 
 
 @pytest.fixture
@@ -299,3 +309,13 @@ def test_affinity_is_void_for_an_endpoint_that_is_gone_and_kept_for_others(world
         now = {ask(world, client, "10.96.0.20").server for _ in range(10)}
         assert len(now) == 1
         assert now == {server} if server != gone else now <= set(ALL) - {gone}
+
+
+@pytest.mark.parametrize("size", [1400, 1473, 9000, 60000])
+def test_fragmented_datagrams_reach_an_endpoint(world: World, size: int) -> None:
+    """Only the first fragment carries ports; connection tracking puts them together before the rules look (P7)."""
+    for source, (address, port) in ((POD, ("10.96.0.30", 80)), (CLIENT, ("192.168.10.1", 30030))):
+        flow = Flow(world.host(source).namespace, "UDP", source, address, port)
+        outcome = flow.ask(question_bytes=size)
+        flow.close()
+        assert outcome.server in ALL, f"{size} bytes to {address}:{port}: {outcome}"

@@ -187,6 +187,22 @@ def test_many_refused_rows_are_all_named(plane):
     assert len(plane.frontends_of(plane.observe().rows)) == 200 - len(bad)
 
 
+def test_a_small_socket_buffer_means_more_transactions_and_the_same_rows(plane, host, monkeypatch):
+    """Without the right to a large buffer (in a user namespace) a plan goes in pieces, each of which fits."""
+    monkeypatch.setattr("kpx.kernel.netlink.BUFFER_BYTES", 64 << 10)
+    of = facts()
+    programs = [service_program(f"s{i}", f"10.96.3.{i}", [f"10.1.{i}.{e}" for e in range(1, 9)]) for i in range(200)]
+    rows = desired(plane, of, *programs)
+    with host.entered():
+        modest = NftablesDataplane(Netlink())
+    outcome = synchronise(modest, of, rows)
+    modest.close()
+
+    assert outcome.failures == ()
+    assert outcome.datagrams > 10
+    assert filled(plane.observe().rows) == filled(rows)
+
+
 def test_affinity_to_an_endpoint_that_is_gone_is_forgotten_and_the_rest_kept(host, plane):
     of = facts()
     synchronise(plane, of, desired(plane, of, WEB))

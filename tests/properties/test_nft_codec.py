@@ -10,7 +10,7 @@ from kpx.dataplanes.nftables.encode import range_elements
 from kpx.dataplanes.nftables.observe import read_ranges
 from kpx.dataplanes.nftables.schema import SCHEMAS, shape
 from kpx.dataplanes.nftables.skeleton import HOOKS, skeleton
-from kpx.kernel.wire import nft
+from kpx.kernel.wire import nft, nft_element
 from kpx.kernel.wire.message import NLM_F_REQUEST, message, messages
 from kpx.model.addresses import Address, Family, Prefix, parse_prefix
 from kpx.model.facts import LocalDetector, NodeFacts
@@ -24,14 +24,14 @@ CODES = {nft.NFT_GOTO: "NFT_GOTO", nft.NFT_JUMP: "NFT_JUMP", nft.NF_DROP: "NF_DR
 
 
 def elements_message(packed: list[bytes]) -> bytes:
-    ((payload, first, last),) = nft.element_messages(2, "kpx", "frontends", packed)
+    ((payload, first, last),) = nft_element.element_messages(2, "kpx", "frontends", packed)
     assert (first, last) == (0, len(packed))
     return message(nft.NFNL_SUBSYS_NFTABLES << 8 | nft.NEWSETELEM, NLM_F_REQUEST, 1, payload)
 
 
 @given(st.lists(st.tuples(keys, values), min_size=1, max_size=40))
 def test_pyroute2_reads_the_elements_of_a_map_as_packed(pairs):
-    raw = elements_message([nft.element(key, nft.value_data(value)) for key, value in pairs])
+    raw = elements_message([nft_element.element(key, nft_element.value_data(value)) for key, value in pairs])
     decoded = nft_set_elem_list_msg(raw)
     decoded.decode()
     read = [
@@ -47,7 +47,7 @@ def test_pyroute2_reads_the_elements_of_a_map_as_packed(pairs):
 
 @given(st.lists(st.tuples(keys, verdicts), min_size=1, max_size=40))
 def test_pyroute2_reads_the_elements_of_a_verdict_map_as_packed(pairs):
-    raw = elements_message([nft.element(key, nft.verdict_data(*verdict)) for key, verdict in pairs])
+    raw = elements_message([nft_element.element(key, nft_element.verdict_data(*verdict)) for key, verdict in pairs])
     decoded = nft_set_elem_list_msg(raw)
     decoded.decode()
     read = []
@@ -62,31 +62,33 @@ def test_pyroute2_reads_the_elements_of_a_verdict_map_as_packed(pairs):
 @given(st.lists(st.tuples(keys, values | verdicts, st.integers(0, 2**40)), min_size=1, max_size=40))
 def test_elements_come_back_from_our_own_reader(items):
     packed = [
-        nft.element(key, nft.verdict_data(*data) if isinstance(data, tuple) else nft.value_data(data), timeout_ms=timeout)
+        nft_element.element(
+            key, nft_element.verdict_data(*data) if isinstance(data, tuple) else nft_element.value_data(data), timeout_ms=timeout
+        )
         for key, data, timeout in items
     ]
     raw = elements_message(packed)
     (one,) = messages(raw)
 
-    assert [(e.key, e.data, e.timeout_ms) for e in nft.read_elements(raw, one.start, one.end)] == items
+    assert [(e.key, e.data, e.timeout_ms) for e in nft_element.read_elements(raw, one.start, one.end)] == items
 
 
 @given(words, st.data())
 def test_the_fast_reader_and_the_walking_reader_agree(count, data):
     key = st.binary(min_size=4 * count, max_size=4 * count)
     items = data.draw(st.lists(st.tuples(key, values | verdicts | st.none()), min_size=1, max_size=40))
-    pack = {bytes: nft.value_data, tuple: lambda v: nft.verdict_data(*v), type(None): lambda _: b""}
-    raw = elements_message([nft.element(k, pack[type(v)](v)) for k, v in items])
+    pack = {bytes: nft_element.value_data, tuple: lambda v: nft_element.verdict_data(*v), type(None): lambda _: b""}
+    raw = elements_message([nft_element.element(k, pack[type(v)](v)) for k, v in items])
     (one,) = messages(raw)
-    fast = [(k, nft.read_data(packed)) for k, packed in nft.read_pairs(raw, one.start, one.end, 4 * count)]
+    fast = [(k, nft_element.read_data(packed)) for k, packed in nft_element.read_pairs(raw, one.start, one.end, 4 * count)]
 
-    assert fast == [(e.key, e.data) for e in nft.read_elements(raw, one.start, one.end)] == items
+    assert fast == [(e.key, e.data) for e in nft_element.read_elements(raw, one.start, one.end)] == items
 
 
 @given(st.integers(1, 3000), st.integers(1, 10))
 def test_no_message_of_elements_is_too_long_for_an_attribute_and_none_is_lost(count, width):
-    packed = [nft.element(index.to_bytes(4 * width, "big"), nft.value_data(b"abcd")) for index in range(count)]
-    parts = list(nft.element_messages(2, "kpx", "endpoints", packed))
+    packed = [nft_element.element(index.to_bytes(4 * width, "big"), nft_element.value_data(b"abcd")) for index in range(count)]
+    parts = list(nft_element.element_messages(2, "kpx", "endpoints", packed))
 
     assert all(len(payload) < 65_000 for payload, _, _ in parts)
     assert [i for _, first, last in parts for i in range(first, last)] == list(range(count))
@@ -105,7 +107,7 @@ def test_a_range_is_read_back_as_it_was_packed(prefix):
     raw = elements_message(range_elements(prefix))
     (one,) = messages(raw)
 
-    assert read_ranges(nft.read_elements(raw, one.start, one.end)) == (prefix,)
+    assert read_ranges(nft_element.read_elements(raw, one.start, one.end)) == (prefix,)
 
 
 def test_pyroute2_reads_every_constant_rule_chain_and_set():

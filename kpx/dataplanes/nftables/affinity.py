@@ -9,7 +9,7 @@ from kpx.dataplanes.base import AffinityEntry
 from kpx.dataplanes.nftables.observe import elements_of
 from kpx.dataplanes.nftables.schema import ADDRESS_BYTES, NFPROTOS, TABLE, read_endpoint, read_frontend
 from kpx.kernel.netlink import Netlink, refusal
-from kpx.kernel.wire import nft
+from kpx.kernel.wire import nft, nft_element
 from kpx.kernel.wire.message import NLM_F_ACK, NLM_F_REQUEST, message
 from kpx.model.addresses import Address, Family
 from kpx.policy.desired import Backend
@@ -48,7 +48,7 @@ def _delete(netlink: Netlink, family: Family, doomed: Iterable[tuple[str, bytes]
         numbers = netlink.sequences(len(todo) + 2)
         parts = [nft.batch_begin(numbers[0])]
         for sequence, (name, key) in zip(numbers[1:], todo, strict=False):
-            ((payload, _, _),) = nft.element_messages(NFPROTOS[family], TABLE, name, [nft.element(key)])
+            ((payload, _, _),) = nft_element.element_messages(NFPROTOS[family], TABLE, name, [nft_element.element(key)])
             flags = NLM_F_REQUEST | (NLM_F_ACK if sequence == numbers[-2] else 0)
             parts.append(message(nft.NFNL_SUBSYS_NFTABLES << 8 | nft.DELSETELEM, flags, sequence, payload))
         parts.append(nft.batch_end(numbers[-1]))

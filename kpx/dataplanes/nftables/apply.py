@@ -25,6 +25,9 @@ from kpx.reconcile.plan import Failure, Operation, Verb
 TRANSACTION_MAX_OPERATIONS = 50_000
 """Some 5 MB: large enough to cost nothing, small enough not to hold the kernel's commit lock for long (#139328)."""
 
+OPERATION_BYTES = 400
+"""What an operation takes on the wire, generously: a changed element of IPv6 takes 250, the average chain 500."""
+
 _FLAGS = slice(6, 8)
 
 
@@ -45,7 +48,8 @@ class Transactions:
                 differ from ours.
         """
         failures: list[Failure] = []
-        step = len(operations) or 1 if anew else TRANSACTION_MAX_OPERATIONS
+        fitting = max(1, self._netlink.datagram_max_bytes // OPERATION_BYTES)
+        step = len(operations) or 1 if anew else min(TRANSACTION_MAX_OPERATIONS, fitting)
         for start in range(0, len(operations) or 1, step):
             failures += self._transaction(operations[start : start + step], create and not start, anew)
         return failures

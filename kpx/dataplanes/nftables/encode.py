@@ -17,7 +17,7 @@ from kpx.dataplanes.nftables.chains import chain_of
 from kpx.dataplanes.nftables.rules import Chain
 from kpx.dataplanes.nftables.schema import BY_NAME, FAMILIES, NFPROTOS, SCHEMAS, TABLE, Value, shape
 from kpx.dataplanes.nftables.skeleton import HOOKS
-from kpx.kernel.wire import nft
+from kpx.kernel.wire import nft, nft_element
 from kpx.kernel.wire.message import NLM_F_CREATE, NLM_F_REQUEST, message
 from kpx.model.addresses import Family, Prefix
 from kpx.reconcile.plan import Operation, Verb
@@ -69,7 +69,7 @@ def encode(
 
 def _encode_elements(table: Table, verb: Verb, run: tuple[Operation, ...], sequencer: Sequencer) -> Iterator[Written]:
     if verb is not Verb.ADD:
-        packed = [nft.element(o.key) for o in run]  # type: ignore[arg-type]  # rows of this table have packed keys
+        packed = [nft_element.element(o.key) for o in run]  # type: ignore[arg-type]  # rows of this table have packed keys
         yield from _messages(nft.DELSETELEM, table, packed, run, sequencer)
     if verb is not Verb.REMOVE:
         packed = _pack(BY_NAME[table.name].value, run)
@@ -78,10 +78,10 @@ def _encode_elements(table: Table, verb: Verb, run: tuple[Operation, ...], seque
 
 def _pack(value: Value, run: tuple[Operation, ...]) -> list[bytes]:
     if value is Value.ENDPOINT:
-        return [nft.element(o.key, nft.value_data(o.new)) for o in run]  # type: ignore[arg-type]  # see the schema
+        return [nft_element.element(o.key, nft_element.value_data(o.new)) for o in run]  # type: ignore[arg-type]  # see the schema
     if value is Value.VERDICT:
-        return [nft.element(o.key, pack_verdict(o.new)) for o in run]  # type: ignore[arg-type]
-    return [nft.element(o.key) for o in run]  # type: ignore[arg-type]
+        return [nft_element.element(o.key, pack_verdict(o.new)) for o in run]  # type: ignore[arg-type]
+    return [nft_element.element(o.key) for o in run]  # type: ignore[arg-type]
 
 
 def _messages(
@@ -89,7 +89,7 @@ def _messages(
 ) -> Iterator[Written]:
     flags = NLM_F_REQUEST | (NLM_F_CREATE if kind == nft.NEWSETELEM else 0)
     proto = NFPROTOS[FAMILIES[table.family]]
-    for payload, first, last in nft.element_messages(proto, TABLE, table.name, packed):
+    for payload, first, last in nft_element.element_messages(proto, TABLE, table.name, packed):
         sequence = sequencer()
         yield Written(sequence, message(nft.NFNL_SUBSYS_NFTABLES << 8 | kind, flags, sequence, payload), run[first:last])
 
@@ -99,7 +99,7 @@ def pack_verdict(verdict: str) -> bytes:
     """Pack a verdict row's value: `drop`, `return`, `goto CHAIN`, `jump CHAIN`."""
     word, _, chain = verdict.partition(" ")
     codes = {"drop": nft.NF_DROP, "return": nft.NFT_RETURN, "goto": nft.NFT_GOTO, "jump": nft.NFT_JUMP}
-    return nft.verdict_data(codes[word], chain)
+    return nft_element.verdict_data(codes[word], chain)
 
 
 def _encode_ranges(table: Table, run: tuple[Operation, ...], sequencer: Sequencer) -> Iterator[Written]:
@@ -124,9 +124,9 @@ def range_elements(prefix: Prefix) -> list[bytes]:
     """Pack a range as the kernel's interval sets want it: its first address, and the first behind it as its end."""
     width = len(prefix.address)
     behind = int.from_bytes(prefix.address, "big") + (1 << (width * 8 - prefix.length))
-    halves = [nft.element(prefix.address)]
+    halves = [nft_element.element(prefix.address)]
     if behind < 1 << (width * 8):
-        halves.append(nft.element(behind.to_bytes(width, "big"), flags=nft.ELEMENT_INTERVAL_END))
+        halves.append(nft_element.element(behind.to_bytes(width, "big"), flags=nft_element.ELEMENT_INTERVAL_END))
     return halves
 
 

@@ -10,7 +10,7 @@ from kpx.dataplanes.nftables.schema import CHAINS, NFPROTOS, ROWS, SCHEMAS, TABL
 from kpx.dataplanes.nftables.skeleton import HOOKS
 from kpx.errors import KernelError
 from kpx.kernel.netlink import Netlink
-from kpx.kernel.wire import nft
+from kpx.kernel.wire import nft, nft_element
 from kpx.kernel.wire.attr import attrs, text
 from kpx.kernel.wire.message import NFGENMSG_BYTES, Message
 from kpx.model.addresses import Address, Family, Prefix
@@ -124,21 +124,21 @@ def _observe_set(netlink: Netlink, family: Family, schema: Schema) -> dict[Key, 
     found: dict[Key, RowValue] = {}
     width = shape(schema, family).key_bytes
     for datagram, reply in _dump_elements(netlink, family, schema.name):
-        for key, packed in nft.read_pairs(datagram, reply.start, reply.end, width):
+        for key, packed in nft_element.read_pairs(datagram, reply.start, reply.end, width):
             found[key] = packed[4:] if schema.value is Value.ENDPOINT else _verdict(packed) if packed else b""
     return found
 
 
 @lru_cache(maxsize=4096)
 def _verdict(packed: bytes) -> str:
-    data = nft.read_data(packed)
+    data = nft_element.read_data(packed)
     return _VERDICTS.get(data[0], "?") + data[1] if isinstance(data, tuple) else "?"
 
 
-def elements_of(netlink: Netlink, family: Family, name: str) -> list[nft.Element]:
+def elements_of(netlink: Netlink, family: Family, name: str) -> list[nft_element.Element]:
     """Return the elements of one of our sets."""
     replies = _dump_elements(netlink, family, name)
-    return [item for datagram, reply in replies for item in nft.read_elements(datagram, reply.start, reply.end)]
+    return [item for datagram, reply in replies for item in nft_element.read_elements(datagram, reply.start, reply.end)]
 
 
 def _dump_elements(netlink: Netlink, family: Family, name: str) -> Iterator[tuple[bytes, Message]]:
@@ -146,9 +146,9 @@ def _dump_elements(netlink: Netlink, family: Family, name: str) -> Iterator[tupl
     return netlink.dump(nft.dump(nft.GETSETELEM, sequence, NFPROTOS[family], TABLE, name), sequence, f"read map {name}")
 
 
-def read_ranges(elements: Iterable[nft.Element]) -> tuple[Prefix, ...]:
+def read_ranges(elements: Iterable[nft_element.Element]) -> tuple[Prefix, ...]:
     """Put the halves of an interval set together; a range that is no prefix comes back as one no desired row equals."""
-    points = sorted((e.key, not e.flags & nft.ELEMENT_INTERVAL_END) for e in elements)
+    points = sorted((e.key, not e.flags & nft_element.ELEMENT_INTERVAL_END) for e in elements)
     ranges: list[Prefix] = []
     first: bytes | None = None
     for key, opens in points:
