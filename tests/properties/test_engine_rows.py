@@ -1,0 +1,123 @@
+"""
+Laws of the whole way from events to nftables rows, on a kernel made of dictionaries.
+
+After every single operation, thus at every prefix of every plan, a packet must find what it needs: a frontend in the kernel has
+its chain, all its slots and its masquerading. That is what makes a crash between two writes harmless (16.2).
+"""
+
+from __future__ import annotations
+
+import sys
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kpx.agent.engine import Engine
+from kpx.cluster.events import Delete, Event, Synced, Upsert
+from kpx.dataplanes.nftables.chains import pool_size
+from kpx.dataplanes.nftables.schema import CHAINS, ROWS
+from kpx.model.addresses import Family
+from kpx.model.endpointslice import EndpointSlice
+from kpx.model.service import Service
+from kpx.reconcile.plan import Failure, Operation
+from kpx.reconcile.rows import Rows
+from tests.properties.test_policy_properties import FACTS, NAMES, events
+from tests.scenarios.scenario_kernel import DictionaryKernel
+
+WAYS = (("frontends", "endpoints", "masquerades", "sticky"), ("nodeports", "nodeport-endpoints", "", "nodeport-sticky"))
+
+
+class WatchedKernel(DictionaryKernel):
+    """Looks at what a packet would find after each operation."""
+
+    def _carry_out(self, operation: Operation) -> Failure | None:
+        failure = super()._carry_out(operation)
+        for family in Family:
+            for names in WAYS:
+                self._look(family, *names)
+        return failure
+
+    def _look(self, family: Family, frontends: str, endpoints: str, masquerades: str, sticky: str) -> None:
+        slots = self.rows.get(ROWS[family, endpoints], {})
+        chains = self.rows.get(CHAINS[family], {})
+        for key, verdict in self.rows.get(ROWS[family, frontends], {}).items():
+            size = pool_size(str(verdict))
+            assert size
+            assert str(verdict).removeprefix("goto ") in chains
+            assert all(key + slot.to_bytes(4, sys.byteorder) in slots for slot in range(size)), "a slot is empty"
+            if masquerades:
+                assert key in self.rows.get(ROWS[family, masquerades], {}), "nobody says how to masquerade"
+            if "stick-" in str(verdict):
+                assert key in self.rows.get(ROWS[family, sticky], {}), "nobody records affinity"
+
+
+def filled(rows: Rows) -> Rows:
+    return {table: content for table, content in rows.items() if content}
+
+
+def at_once(history: list[Event]) -> Rows:
+    """Return the rows of the last state of a history, told in one go."""
+    last: dict[tuple[type, object], Event] = {}
+    for event in history:
+        kind = type(event.object) if isinstance(event, Upsert) else event.kind if isinstance(event, Delete) else object
+        name = event.object.name if isinstance(event, Upsert) else event.name if isinstance(event, Delete) else ""
+        last[kind, name] = event
+    kernel = DictionaryKernel()
+    engine = Engine(kernel, FACTS)
+    engine.fold([*(event for event in last.values() if isinstance(event, Upsert)), Synced()])
+    assert not engine.round().refused
+    return filled(kernel.rows)
+
+
+@settings(max_examples=150)
+@given(st.lists(events, max_size=18), st.lists(st.booleans(), min_size=18, max_size=18), st.integers(0, 18))
+def test_any_history_gives_the_rows_of_its_last_state_by_legal_steps_alone(
+    history: list[Event], rounds: list[bool], synced_after: int
+) -> None:
+    """Incremental equals full, no operation is refused, and no prefix of a plan leaves a frontend without what it points at."""
+    kernel = WatchedKernel()
+    engine = Engine(kernel, FACTS)
+    for number, (event, act) in enumerate(zip(history, rounds, strict=False)):
+        if number == synced_after:
+            engine.fold([Synced()])
+        engine.fold([event])
+        if act:
+            assert not engine.round().refused
+            assert engine.view.synced or not kernel.rows, "something was written before everything was heard (S9)"
+    engine.fold([Synced()])
+    assert not engine.round().refused
+
+    assert filled(kernel.rows) == at_once(history)
+
+
+@settings(max_examples=80)
+@given(st.lists(events, max_size=12), st.lists(events, max_size=6))
+def test_a_restart_adopts_what_is_there_and_writes_what_changed_meanwhile(before: list[Event], meanwhile: list[Event]) -> None:
+    """With nothing changed it writes nothing; otherwise it ends where one that never stopped would be."""
+    kernel = WatchedKernel()
+    first = Engine(kernel, FACTS)
+    first.fold([*before, Synced()])
+    first.round()
+    again = Engine(kernel, FACTS)
+    again.fold([*before, Synced()])
+    assert again.round().rows == 0
+
+    later = Engine(kernel, FACTS)
+    later.fold([*before, *meanwhile, Synced()])
+    assert not later.round().refused
+    assert filled(kernel.rows) == at_once([*before, *meanwhile])
+
+
+@settings(max_examples=40)
+@given(st.lists(events, max_size=12))
+def test_when_everything_is_deleted_only_the_rows_of_the_node_are_left(history: list[Event]) -> None:
+    kernel = WatchedKernel()
+    engine = Engine(kernel, FACTS)
+    engine.fold([*history, Synced()])
+    engine.round()
+    view = engine.view
+    slices = {one.name for name in NAMES for one in view.slices_of(name)}
+    engine.fold([*(Delete(Service, name) for name in list(view.services)), *(Delete(EndpointSlice, name) for name in slices)])
+    engine.round()
+
+    assert filled(kernel.rows) == at_once([])
