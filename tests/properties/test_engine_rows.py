@@ -16,13 +16,60 @@ from kpx.agent.engine import Engine
 from kpx.cluster.events import Delete, Event, Synced, Upsert
 from kpx.dataplanes.nftables.chains import pool_size
 from kpx.dataplanes.nftables.schema import CHAINS, ROWS
-from kpx.model.addresses import Family
-from kpx.model.endpointslice import EndpointSlice
-from kpx.model.service import Service
+from kpx.model.addresses import Family, parse_address, parse_prefix
+from kpx.model.endpointslice import Endpoint, EndpointSlice, SlicePort
+from kpx.model.facts import LocalDetector, NodeFacts
+from kpx.model.names import ObjectName, Protocol
+from kpx.model.service import Service, ServicePort
 from kpx.reconcile.plan import Failure, Operation
 from kpx.reconcile.rows import Rows
-from tests.properties.test_policy_properties import FACTS, NAMES, events
 from tests.scenarios.scenario_kernel import DictionaryKernel
+
+FACTS = NodeFacts("n1", node_port_any=frozenset(Family), local_detector=LocalDetector(prefixes=(parse_prefix("10.244.0.0/16"),)))
+NAMES = [ObjectName("a", "one"), ObjectName("a", "two"), ObjectName("b", "one")]
+SLICES = [ObjectName("a", "s1"), ObjectName("a", "s2"), ObjectName("b", "s1")]
+VIPS = [(parse_address(f"10.96.0.{n}"), parse_address(f"fd00:96::{n}")) for n in (1, 2, 3)]
+PODS = {
+    Family.IPV4: [parse_address(f"10.244.1.{n}") for n in range(1, 6)],
+    Family.IPV6: [parse_address(f"fd00:244::{n}") for n in range(1, 6)],
+}
+EXTERNAL = [parse_address("198.51.100.1"), parse_address("fd00:51::1")]
+
+# Dense on purpose: nearly every Service has an address, nearly every slice an endpoint that is ready, and they join.
+services = st.builds(
+    Service,
+    st.sampled_from(NAMES),
+    created=st.sampled_from(["2023-01-01T00:00:00Z", "2024-01-01T00:00:00Z"]),
+    cluster_ips=st.sampled_from(VIPS),
+    ports=st.sampled_from([80, 81]).flatmap(
+        lambda port: st.sampled_from([0, 30000]).map(lambda node_port: (ServicePort("", Protocol.TCP, port, node_port),))
+    ),
+    external_ips=st.lists(st.sampled_from(EXTERNAL), max_size=2, unique=True).map(tuple),
+    affinity_timeout_s=st.sampled_from([None, 60, 90]),
+)
+
+
+def _slices(family: Family) -> st.SearchStrategy[EndpointSlice]:
+    endpoints = st.lists(
+        st.builds(Endpoint, st.sampled_from(PODS[family]), ready=st.sampled_from([True, True, True, False])), max_size=5
+    )
+    return st.builds(
+        EndpointSlice,
+        st.sampled_from(SLICES),
+        st.sampled_from(NAMES),
+        st.just(family),
+        ports=st.just((SlicePort("", Protocol.TCP, 8080),)),
+        endpoints=endpoints.map(tuple),
+    )
+
+
+events = st.one_of(
+    services.map(Upsert),
+    _slices(Family.IPV4).map(Upsert),
+    _slices(Family.IPV6).map(Upsert),
+    st.builds(Delete, st.just(Service), st.sampled_from(NAMES)),
+    st.builds(Delete, st.just(EndpointSlice), st.sampled_from(SLICES)),
+)
 
 WAYS = (("frontends", "endpoints", "masquerades", "sticky"), ("nodeports", "nodeport-endpoints", "", "nodeport-sticky"))
 
@@ -69,7 +116,7 @@ def at_once(history: list[Event]) -> Rows:
     return filled(kernel.rows)
 
 
-@settings(max_examples=150)
+@settings(max_examples=300)
 @given(st.lists(events, max_size=18), st.lists(st.booleans(), min_size=18, max_size=18), st.integers(0, 18))
 def test_any_history_gives_the_rows_of_its_last_state_by_legal_steps_alone(
     history: list[Event], rounds: list[bool], synced_after: int
