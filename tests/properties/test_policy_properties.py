@@ -34,7 +34,7 @@ PODS = [parse_address(f"10.244.{node}.{pod}") for node in (1, 2) for pod in (1, 
 
 honoured_sets = st.builds(Honoured, st.booleans(), st.booleans(), st.booleans(), st.booleans())
 service_ports = st.builds(
-    ServicePort, st.sampled_from(["", "http"]), st.sampled_from([Protocol.TCP, Protocol.TCP, Protocol.UDP]),
+    ServicePort, st.sampled_from(["", "", "http"]), st.sampled_from([Protocol.TCP, Protocol.TCP, Protocol.TCP, Protocol.UDP]),
     st.sampled_from([80, 80, 81]), st.sampled_from([0, 0, 0, 30000]),
 )  # fmt: skip
 
@@ -47,7 +47,7 @@ services = st.builds(
     Service,
     st.sampled_from(NAMES),
     created=st.sampled_from(["", "2023-01-01T00:00:00Z", "2024-01-01T00:00:00Z"]),
-    skipped=st.sampled_from(["", "", "", "", "headless"]),
+    skipped=st.sampled_from(["", "", "", "", "", "", "headless"]),
     cluster_ips=st.sampled_from([*((vip,) for vip in VIPS), (), SIX[:1], (VIPS[0], SIX[0]), (SIX[1], VIPS[1])]).map(tuple),
     ports=st.lists(service_ports, min_size=1, max_size=2).map(tuple),
     external_ips=some(VIPS + SIX),
@@ -60,9 +60,9 @@ services = st.builds(
 endpoints = st.builds(
     Endpoint,
     st.sampled_from(PODS),
-    ready=st.booleans(),
-    serving=st.booleans(),
-    terminating=st.booleans(),
+    ready=st.sampled_from([True, True, False]),
+    serving=st.sampled_from([True, True, False]),
+    terminating=st.sampled_from([False, False, True]),
     node_name=st.sampled_from([None, "n1", "n2"]),
     zone_hints=st.sampled_from([(), ("a",), ("b",)]),
     node_hints=st.sampled_from([(), (), ("n1",), ("n2",)]),
@@ -74,12 +74,16 @@ slices = st.builds(
     st.sampled_from([Family.IPV4, Family.IPV4, Family.IPV6]),
     ports=st.lists(
         st.builds(
-            SlicePort, st.sampled_from(["", "http"]), st.sampled_from([Protocol.TCP, Protocol.UDP]), st.sampled_from([8080, 8081])
+            SlicePort,
+            st.sampled_from(["", "", "http"]),
+            st.sampled_from([Protocol.TCP, Protocol.TCP, Protocol.UDP]),
+            st.sampled_from([8080, 8081]),
         ),
+        min_size=1,
         max_size=2,
     ).map(tuple),
-    endpoints=st.lists(endpoints, max_size=4).map(tuple),
-    skipped=st.sampled_from(["", "", "", "headless"]),
+    endpoints=st.lists(endpoints, min_size=1, max_size=4).map(tuple),
+    skipped=st.sampled_from(["", "", "", "", "", "headless"]),
 )
 events = st.one_of(
     services.map(Upsert),
