@@ -22,15 +22,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.lab.netns import Namespace
+from tests.lab.netns import PATIENCE, Namespace
 from tests.lab.probes import probe
 from tests.lab.topology import Host
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MARKER_PREFIX = {4: "198.18.0.", 6: "2001:2::"}
 MARKER_RANGES = ("198.18.0.0/15", "2001:2::/48")
-CATCH_UP_S = 10.0
-STOP_S = 10.0
+CATCH_UP_S = 10.0 * PATIENCE
+STOP_S = 10.0 * PATIENCE
 
 Object = Mapping[str, Any]
 

@@ -15,10 +15,10 @@ import socket
 import time
 from typing import NamedTuple
 
-from tests.lab.netns import Namespace
+from tests.lab.netns import PATIENCE, Namespace
 from tests.lab.traffic import open_socket
 
-ANSWER_S = 0.6
+ANSWER_S = 0.6 * PATIENCE
 IP_RECVERR = 11
 IPV6_RECVERR = 25
 REFUSALS = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE}
