@@ -182,7 +182,11 @@ class Netlink:
     def _send(self, datagram: bytes) -> None:
         self.datagrams += 1
         self.written_bytes += len(datagram)
-        self._socket.send(datagram)
+        try:
+            self._socket.send(datagram)
+        except OSError as error:
+            remedy = "raise net.core.wmem_max or give kpx CAP_NET_ADMIN" if error.errno == errno.EMSGSIZE else ""
+            raise KernelError("netlink send", error.errno or errno.EIO, remedy) from error
 
     def _receive(self) -> Iterator[tuple[bytes, Message]]:
         try:

@@ -173,6 +173,25 @@ def test_a_refused_row_takes_its_frontend_with_it_and_nothing_else(plane):
     assert "10.96.0.9:53/TCP" not in programmed
 
 
+def test_a_refused_row_holds_its_frontend_back_in_later_transactions_too(plane, monkeypatch):
+    """A large plan goes in several transactions: a slot refused in the first must keep the frontend out of the last."""
+    monkeypatch.setattr("kpx.dataplanes.nftables.apply.TRANSACTION_MAX_OPERATIONS", 40)
+    of = facts()
+    programs = [service_program(f"s{i}", f"10.96.1.{i}", ["10.0.1.1", "10.0.1.2"]) for i in range(60)]
+    plane.prepare(of)
+    plan = diff(plane.observe().rows, desired(plane, of, *programs))
+    table = ROWS[Family.IPV4, "endpoints"]
+    bad = parse_address("10.96.1.7")
+    spoiled = [o._replace(new=TOO_LONG) if o.table == table and o.key[:4] == bad else o for o in plan.operations]
+    outcome = plane.apply(Plan(tuple(spoiled)))
+
+    assert outcome.datagrams > 4
+    assert {plane.row_frontend(f.operation.table, f.operation.key).address for f in outcome.failures} == {bad}
+    programmed = plane.frontends_of(plane.observe().rows)
+    assert len(programmed) == 59
+    assert all(len(frontend.backends) == 2 for frontend in programmed)
+
+
 def test_many_refused_rows_are_all_named(plane):
     of = facts()
     synchronise(plane, of, desired(plane, of))

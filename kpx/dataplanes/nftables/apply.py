@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from errno import EMSGSIZE
 
 from kpx.dataplanes.nftables.encode import Constant, Written, encode, encode_table
 from kpx.dataplanes.nftables.reading import row_command, row_frontend
 from kpx.dataplanes.nftables.schema import NFPROTOS, TABLE
-from kpx.errors import KernelError
 from kpx.kernel.netlink import Netlink, refusal
 from kpx.kernel.wire import nft
 from kpx.kernel.wire.message import NLM_F_ACK, Acknowledgement
@@ -51,13 +49,16 @@ class Transactions:
         fitting = max(1, self._netlink.datagram_max_bytes // OPERATION_BYTES)
         step = len(operations) or 1 if anew else min(TRANSACTION_MAX_OPERATIONS, fitting)
         for start in range(0, len(operations) or 1, step):
-            failures += self._transaction(operations[start : start + step], create and not start, anew)
+            # What was refused in an earlier transaction keeps the rest of its frontend out of this one.
+            able, held_back = _without(operations[start : start + step], failures)
+            failures += held_back
+            failures += self._transaction(able, create and not start, anew)
         return failures
 
     def _transaction(self, operations: Sequence[Operation], create: bool, anew: bool) -> list[Failure]:
         failures: list[Failure] = []
         single: frozenset[int] = frozenset()
-        while operations or create:
+        while operations or create or anew:
             written = list(self._messages(operations, single, create, anew))
             complaints = self._send(written)
             if not complaints:
@@ -89,12 +90,7 @@ class Transactions:
         flags = int.from_bytes(last[_FLAGS], _ORDER) | NLM_F_ACK
         last[_FLAGS] = flags.to_bytes(2, _ORDER)
         body = [nft.batch_begin(first), *(w.bytes for w in written[:-1]), bytes(last), nft.batch_end(end)]
-        try:
-            return self._netlink.transact(b"".join(body), first, written[-1].sequence)
-        except OSError as error:
-            if error.errno != EMSGSIZE:
-                raise
-            raise KernelError("nf_tables transaction", EMSGSIZE, "raise net.core.wmem_max or give kpx CAP_NET_ADMIN") from error
+        return self._netlink.transact(b"".join(body), first, written[-1].sequence)
 
 
 _ORDER = sys.byteorder
@@ -125,7 +121,7 @@ def _command(operation: Operation) -> str:
 def _without(operations: Sequence[Operation], failed: list[Failure]) -> tuple[list[Operation], list[Failure]]:
     """Return the operations that still can go, and those held back because another row of their frontend failed."""
     refused = {id(f.operation) for f in failed}
-    frontends = {row_frontend(f.operation.table, f.operation.key): f.reason for f in failed}
+    frontends = {row_frontend(f.operation.table, f.operation.key): f.reason for f in failed if f.errno}
     frontends.pop(None, None)
     rest: list[Operation] = []
     held_back: list[Failure] = []

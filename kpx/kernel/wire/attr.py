@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
-ATTR_MAX_BYTES = 0xFFFF
 
 _HEADER = struct.Struct("=HH")
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")

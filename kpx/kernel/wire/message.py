@@ -15,10 +15,8 @@ from kpx.kernel.wire.attr import walk
 NLM_F_REQUEST = 0x001
 NLM_F_MULTI = 0x002
 NLM_F_ACK = 0x004
-NLM_F_ECHO = 0x008
 NLM_F_DUMP_INTR = 0x010
 NLM_F_DUMP = 0x300
-NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 NLM_F_APPEND = 0x800
 NLM_F_CAPPED = 0x100
@@ -26,7 +24,6 @@ NLM_F_ACK_TLVS = 0x200
 
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
-NLMSG_MIN_TYPE = 0x10
 
 _HEADER = struct.Struct("=IHHII")
 _NFGENMSG = struct.Struct(">BBH")
