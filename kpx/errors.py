@@ -44,7 +44,7 @@ class KernelError(KpxError):
 
     Args:
         operation: what was asked, in words ("add element ip kpx frontends { ... }").
-        errno: the positive errno.
+        errno: the positive errno; beyond 4095 a number of the kernel's subsystem, whose meaning is `text`.
         text: the kernel's own extended-ack message, if it sent one.
     """
 
@@ -56,6 +56,9 @@ class KernelError(KpxError):
         self.operation = operation
         self.errno = errno
         self.text = text
+        if errno > 4095 and text:
+            super().__init__(f"{operation}: {text}")
+            return
         detail = f" ({text})" if text else ""
         super().__init__(f"{operation}: {os.strerror(errno)}{detail}")
 

@@ -1,5 +1,5 @@
 """
-The door to the kernel: netlink sockets opened through pyroute2, the only module that knows it.
+The door to the kernel: netlink sockets opened through pyroute2, which besides this module only `kpx.kernel.routing` knows.
 
 Datagrams are packed by `kpx.kernel.wire` and sent as they are; pyroute2 opens the sockets and lists addresses. One thread only.
 Send and receive buffers are raised past the system's limit where CAP_NET_ADMIN allows it, since a first sync is one datagram
@@ -36,6 +36,7 @@ NETLINK_CAP_ACK = 10
 NETLINK_EXT_ACK = 11
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
+NETLINK_GENERIC = 16
 NFNLGRP_NFTABLES = 7
 RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR = 5, 9
 SO_ATTACH_FILTER = 26
@@ -81,10 +82,13 @@ def _open(protocol: int, groups: tuple[int, ...] = ()) -> socket.socket:
 
 
 class Netlink:
-    """A netfilter netlink socket: transactions, requests and dumps, one at a time."""
+    """A netlink socket: transactions, requests and dumps, one at a time."""
 
-    def __init__(self) -> None:
-        self._socket = _open(NETLINK_NETFILTER)
+    def __init__(self, protocol: int = NETLINK_NETFILTER) -> None:
+        self._socket = _open(protocol)
+        # Allocated once: a megabyte for each answer takes seven times as long as receiving it.
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._view = memoryview(self._buffer)
         self._sequence = int.from_bytes(os.urandom(3), "big")
         self.interrupted = False
         self.datagrams = 0
@@ -118,19 +122,31 @@ class Netlink:
         Raises:
             PermissionDenied, KernelError: the transaction as a whole was refused.
         """
-        self._send(datagram)
         complaints: list[Acknowledgement] = []
+        for _, _, answer in self.complaints(datagram, first, last):
+            if answer.sequence == first:
+                raise refusal("nf_tables transaction", answer)
+            complaints.append(answer)
+        return complaints
+
+    def complaints(self, datagram: bytes, first: int, last: int) -> Iterator[tuple[bytes, Message, Acknowledgement]]:
+        """
+        Send messages and yield the kernel's complaints, each with the datagram and the message it came in.
+
+        Args:
+            datagram: messages, of which only the last asks for an acknowledgement.
+            first, last: sequence numbers of the first and the last message.
+        """
+        self._send(datagram)
         while True:
             for received, reply in self._receive():
                 if reply.kind != NLMSG_ERROR or not first <= reply.sequence <= last:
                     continue
                 answer = acknowledgement(received, reply)
-                if answer.sequence == first and answer.errno:
-                    raise refusal("nf_tables transaction", answer)
                 if answer.errno:
-                    complaints.append(answer)
+                    yield received, reply, answer
                 if answer.sequence == last:
-                    return complaints
+                    return
 
     def request(self, datagram: bytes, sequence: int, what: str) -> list[tuple[bytes, Message]]:
         """
@@ -190,11 +206,12 @@ class Netlink:
 
     def _receive(self) -> Iterator[tuple[bytes, Message]]:
         try:
-            received = self._socket.recv(RECEIVE_BYTES)
+            size = self._socket.recv_into(self._buffer)
         except TimeoutError as error:
             raise KernelError("netlink", errno.ETIMEDOUT, f"no answer within {TIMEOUT_S:.0f} s") from error
         except OSError as error:
             raise KernelError("netlink receive", error.errno or errno.EIO) from error
+        received = bytes(self._view[:size])
         for reply in messages(received):
             yield received, reply
 
