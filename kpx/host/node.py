@@ -20,6 +20,7 @@ from kpx.host.sysctl import read_sysctl
 from kpx.model.addresses import Address, Family, Prefix, family_of
 from kpx.model.facts import DetectLocal, LocalDetector, NodeFacts
 from kpx.model.node import Node
+from kpx.policy.scheduling import missing_scheduler
 
 PROC: Final = Path("/proc")
 
@@ -35,6 +36,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         node_port_ranges: None for `primary` (N2, N3).
         families: what the host supports (P2).
         masquerade_all: see 6.4.
+        per_address: the data plane needs a row for each address that answers on a node port, so all of them are facts (D10);
+            without it, an address that comes to a family in which any answers is no news.
+        scheduler, mark_bits, drain_timeout_s, drain_grace_s: see `NodeFacts`.
     """
 
     name: str
@@ -43,6 +47,11 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     node_port_ranges: tuple[Prefix, ...] | None = None
     families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
     masquerade_all: bool = False
+    per_address: bool = False
+    scheduler: str = "rr"
+    mark_bits: int = 0x3000
+    drain_timeout_s: float = 3600.0
+    drain_grace_s: float = 60.0
 
 
 def node_facts(settings: NodeSettings, node: Node | None, host: HostAddresses) -> NodeFacts:
@@ -56,6 +65,8 @@ def node_facts(settings: NodeSettings, node: Node | None, host: HostAddresses) -
     families = _families(ips, settings.families)
     ips = tuple(address for address in ips if family_of(address) in families)
     addresses, match_all = node_port_addresses(settings.node_port_ranges, families, ips, host)
+    if settings.per_address and match_all:
+        addresses |= {address for address in host.answering() if family_of(address) in match_all}
     detector = settings.detector
     if detector.mode is DetectLocal.NODE_CIDR:
         detector = msgspec.structs.replace(detector, prefixes=_one_of_each_family(node.pod_cidrs if node else ()))
@@ -68,6 +79,10 @@ def node_facts(settings: NodeSettings, node: Node | None, host: HostAddresses) -
         node_port_any=match_all,
         local_detector=detector,
         masquerade_all=settings.masquerade_all,
+        scheduler=settings.scheduler,
+        mark_bits=settings.mark_bits,
+        drain_timeout_s=settings.drain_timeout_s,
+        drain_grace_s=settings.drain_grace_s,
     )
 
 
@@ -119,6 +134,8 @@ def facts_warnings(facts: NodeFacts) -> tuple[str, ...]:
             result.append(f"{why}: {family} traffic to ClusterIPs is not masqueraded")
         if family not in facts.node_port_any and not any(family_of(a) == family for a in facts.node_port_addresses):
             result.append(f"no {family} address of this node answers on node ports")
+    if facts.scheduler in facts.missing_schedulers:
+        result.append(f"--ipvs-scheduler: {missing_scheduler(facts.scheduler)}")
     return tuple(result)
 
 

@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from kpx.model import wire
 from kpx.model.addresses import Address, Family, Prefix, family_of, parse_address
+from kpx.model.decode_scheduler import read_scheduler, read_scheduler_flags
 from kpx.model.names import ObjectName, Protocol
 from kpx.model.notes import Notes, read_choice, read_port, read_prefixes, read_protocol, read_time
 from kpx.model.service import DEFAULT_AFFINITY_TIMEOUT_S, Service, ServicePort
@@ -49,6 +50,8 @@ def decode_service(manifest: wire.Service, name: ObjectName, notes: Notes) -> tu
         internal_policy_local=internal_local,  # V7
         affinity_timeout_s=_affinity_timeout_s(spec, notes),
         health_check_node_port=check_port if kind == "LoadBalancer" and external_local else 0,  # V8
+        scheduler=read_scheduler(metadata, notes),
+        scheduler_flags=read_scheduler_flags(metadata, notes),
     )
     return (service,)
 

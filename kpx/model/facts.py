@@ -64,10 +64,16 @@ class NodeFacts(msgspec.Struct, frozen=True):
         families: families to program, primary first.
         node_ips: primary address of each family, at most one a family (16.3).
         node_port_addresses: addresses that answer on node ports in the families not in `node_port_any`; ranges are
-            already expanded to the addresses this host has (N2, N5).
+            already expanded to the addresses this host has (N2, N5). Where a data plane needs a row an address, it lists
+            the addresses of the families in `node_port_any`, too, and changes with them (D10).
         node_port_any: families in which every local address but loopback answers (N1, N4).
         local_detector: see `LocalDetector`.
         masquerade_all: masquerade all ClusterIP traffic (6.4).
+        scheduler: the IPVS scheduler of Services that name none.
+        missing_schedulers: those this kernel was asked for and does not have.
+        mark_bits: the two bits of packet marks that are ours, 1..0xffffffff; no other bit is ever changed.
+        drain_timeout_s: how long an endpoint may drain at most, seconds. drain_grace_s: how long its connections live on after it
+            left all slices (G6).
     """
 
     name: str
@@ -78,3 +84,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
     node_port_any: frozenset[Family] = frozenset()
     local_detector: LocalDetector = LocalDetector()
     masquerade_all: bool = False
+    scheduler: str = "rr"
+    missing_schedulers: frozenset[str] = frozenset()
+    mark_bits: int = 0x3000
+    drain_timeout_s: float = 3600.0
+    drain_grace_s: float = 60.0

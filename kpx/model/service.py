@@ -12,6 +12,12 @@ from kpx.model.names import ObjectName, Protocol
 DEFAULT_AFFINITY_TIMEOUT_S = 10800
 """Session affinity without a stated timeout, seconds (V9)."""
 
+SCHEDULER_FLAGS = ("fallback", "port")
+"""
+What can be asked of a scheduler that hashes (sh, mh): to take another endpoint when the hashed one cannot be used, and to hash
+the client's port along with its address (include/uapi/linux/ip_vs.h, IP_VS_SVC_F_SCHED_MH_FALLBACK and _PORT).
+"""
+
 
 class ServicePort(NamedTuple):
     """One entry of spec.ports; `node_port` 0 means none (V5)."""
@@ -37,6 +43,10 @@ class Service(msgspec.Struct, frozen=True, gc=False):
         source_ranges: loadBalancerSourceRanges, all families; empty when unrestricted (V4).
         affinity_timeout_s: None without session affinity, else 1..86400 (V9).
         health_check_node_port: 0 when none.
+        scheduler: the IPVS scheduler it asks for, None when it leaves that to the node; whether the kernel has it is not
+            known here. Data planes that know no schedulers ignore it.
+        scheduler_flags: those of `SCHEDULER_FLAGS` it asks for, in that order, or () for none of them; None when it leaves
+            that to the scheduler.
     """
 
     name: ObjectName
@@ -52,3 +62,5 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     internal_policy_local: bool = False
     affinity_timeout_s: int | None = None
     health_check_node_port: int = 0
+    scheduler: str | None = None
+    scheduler_flags: tuple[str, ...] | None = None

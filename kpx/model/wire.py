@@ -16,6 +16,13 @@ from kpx.model.endpointslice import HEADLESS_LABEL, SERVICE_NAME_LABEL
 PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 TRIGGER_TIME_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
+SCHEDULER_ANNOTATIONS = {
+    "scheduler": "kpx.io/scheduler",
+    "scheduler_flags": "kpx.io/scheduler-flags",
+    "kube_router_scheduler": "kube-router.io/service.scheduler",
+    "kube_router_scheduler_flags": "kube-router.io/service.schedflags",
+}
+"""Attributes of `Annotations` and what they are called in an object."""
 
 
 class Wire(msgspec.Struct, rename="camel", gc=False):
@@ -32,9 +39,13 @@ class Labels(Wire):
 
 
 class Annotations(Wire):
-    """The annotations kpx reads; YAML may have made a timestamp of the value."""
+    """The annotations kpx reads; untyped, since YAML may have made a timestamp or a number of the value."""
 
     trigger_time: object = field(default=None, name=TRIGGER_TIME_ANNOTATION)
+    scheduler: object = field(default=None, name=SCHEDULER_ANNOTATIONS["scheduler"])
+    scheduler_flags: object = field(default=None, name=SCHEDULER_ANNOTATIONS["scheduler_flags"])
+    kube_router_scheduler: object = field(default=None, name=SCHEDULER_ANNOTATIONS["kube_router_scheduler"])
+    kube_router_scheduler_flags: object = field(default=None, name=SCHEDULER_ANNOTATIONS["kube_router_scheduler_flags"])
 
 
 class Metadata(Wire):

@@ -10,12 +10,15 @@ load-balancer IP per address, protocol and port (sharing such an address on diff
 protocol and port. A ClusterIP's own ports can be lost to an older Service that names them as external IP, and a Service that
 lost a ClusterIP as a whole does not compete for its ports.
 
+A claim on a node port says nothing of addresses, so it is never lost to one on an address of this node; but where both have the
+same number, the exact one catches the packets (V12), and who has the node port must know on which addresses that is so.
+
 `Claims` is a fold that is told of every Service. It exists because a change of one Service can make another one dirty.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from kpx.model.addresses import Address, Family, family_of
@@ -90,13 +93,17 @@ class Claims:
     def __init__(self) -> None:
         self._services: dict[ObjectName, Service] = {}
         self._claimants: dict[Claim, tuple[ObjectName, ...]] = {}
+        self._ports: dict[int, int] = {}
+        self._node_ports: dict[int, int] = {}
+        """How often each number is a port and a node port: few are both, and only those can shadow or be shadowed (V12)."""
 
     def update(self, name: ObjectName, service: Service | None) -> frozenset[ObjectName]:
         """
         Take note of a Service as it is now, None when it is gone; idempotent.
 
         Returns:
-            The other Services that won or lost something, or lose it to somebody else than before: they are dirty.
+            The other Services that won or lost something, lose it to somebody else than before, or have a node port whose
+            number came to or left an address (V12): they are dirty.
         """
         old = self._services.get(name)
         if service is not None and service.skipped:
@@ -104,7 +111,10 @@ class Claims:
         if old == service:
             return frozenset()
         touched = self._touched(old) | self._touched(service)
-        if not any(self._contested(claim, name) for claim in touched):
+        shadowing = [
+            claim for claim in touched if claim.port in self._node_ports and claim.address and claim.protocol is not None
+        ]
+        if not shadowing and not any(self._contested(claim, name) for claim in touched):
             self._replace(name, old, service)
             return frozenset()
         before = {claim: self.owner(claim) for claim in touched}
@@ -112,7 +122,15 @@ class Claims:
         self._replace(name, old, service)
         changed = [claim for claim in touched if self.owner(claim) != before[claim]]
         names = {contender for claim in changed for contender in (*dirty[claim], *self._contenders(claim))}
+        moved = [claim for claim in shadowing if (before[claim] is None) != (self.owner(claim) is None)]
+        names.update(owner for owner in map(self.owner, map(_node_port_of, moved)) if owner is not None)
         return frozenset(names - {name})
+
+    def addresses_with(self, protocol: Protocol, number: int, addresses: Iterable[Address]) -> list[Address]:
+        """Return those of `addresses` on which some Service has an exact frontend with a port number (V12)."""
+        if number not in self._ports:
+            return []
+        return [address for address in addresses if self.owner(Claim(address, protocol, number)) is not None]
 
     def owner(self, claim: Claim) -> ObjectName | None:
         """Return the Service that owns a claim, None when nobody asks for it."""
@@ -153,6 +171,12 @@ class Claims:
         created = self._services[name].created
         return (not created, created, name)
 
+    def _count(self, service: Service, by: int) -> None:
+        for port in service.ports:
+            _add(self._ports, port.port, by)
+            if port.node_port:
+                _add(self._node_ports, port.node_port, by)
+
     def _replace(self, name: ObjectName, old: Service | None, new: Service | None) -> None:
         for claim in _stored(old):
             rest = tuple(claimant for claimant in self._claimants[claim] if claimant != name)
@@ -160,13 +184,28 @@ class Claims:
                 self._claimants[claim] = rest
             else:
                 del self._claimants[claim]
+        if old is not None:
+            self._count(old, -1)
         if new is None:
             self._services.pop(name, None)
         else:
             self._services[name] = new
+            self._count(new, 1)
         for claim in _stored(new):
             # Sorted, so that equal content is an equal value whatever came first.
             self._claimants[claim] = tuple(sorted({*self._claimants.get(claim, ()), name}))
+
+
+def _add(counts: dict[int, int], number: int, by: int) -> None:
+    count = counts.get(number, 0) + by
+    if count:
+        counts[number] = count
+    else:
+        del counts[number]
+
+
+def _node_port_of(claim: Claim) -> Claim:
+    return Claim(NODE_PORT_ADDRESS, claim.protocol, claim.port)
 
 
 def _stored(service: Service | None) -> frozenset[Claim]:

@@ -22,6 +22,7 @@ from kpx.policy.desired import Frontend, FrontendKind, FrontendProgram, PortProg
 from kpx.policy.eligibility import Eligible, choose, join
 from kpx.policy.exposure import Exposed, expose, not_honoured, places, where
 from kpx.policy.honoured import HONOURED, Honoured
+from kpx.policy.scheduling import resolve_scheduler
 
 
 def compile_service(
@@ -52,11 +53,14 @@ def compile_service(
         cluster_ips.extend(place.address for place in on if place.kind is FrontendKind.CLUSTER_IP)
         of_family = [one for one in usable if one.family == family]  # J8
         for port in service.ports:
-            exposed = _once(expose(service, port, family, on, claims, honoured, findings), port, service.name, taken, findings)
+            exposed = _once(
+                expose(service, port, family, on, facts, claims, honoured, findings), port, service.name, taken, findings
+            )
             ports.append(_compile_port(service, port, family, exposed, of_family, facts, honoured))
     if len(ports) > 1:
         ports.sort(key=_port_order)
-    return ServiceProgram(service.name, tuple(ports), tuple(sorted(cluster_ips)), tuple(findings))
+    scheduler = resolve_scheduler(service, facts, findings)
+    return ServiceProgram(service.name, tuple(ports), tuple(sorted(cluster_ips)), tuple(findings), scheduler)
 
 
 def compile_all(
@@ -139,10 +143,11 @@ def _frontends(
     inside = matrix.cluster_ip(eligible, local=internal_local, detector=detector, masquerade_all=facts.masquerade_all)
     outside = matrix.external(eligible, local=external_local, detector=detector)
     result = []
-    for frontend, kind, source_ranges in exposed:
+    for frontend, kind, source_ranges, shadowed in exposed:
         pod, host, other = inside if kind is FrontendKind.CLUSTER_IP else outside
         # A1: one client affinity for all frontends of a service port, so its timeout is the Service's.
-        result.append(FrontendProgram(frontend, kind, pod, host, other, service.affinity_timeout_s, source_ranges))
+        affinity = service.affinity_timeout_s
+        result.append(FrontendProgram(frontend, kind, pod, host, other, affinity, source_ranges, shadowed))
     if len(result) > 1:
         result.sort(key=_frontend_order)
     return tuple(result)

@@ -115,6 +115,23 @@ class Verdict(NamedTuple):
     masquerade: bool
 
 
+class Scheduler(NamedTuple):
+    """
+    How IPVS spreads new flows over the endpoints of a virtual server; Services share equal values.
+
+    Args:
+        name: as the kernel spells it, 1..15 characters.
+        flags: IP_VS_SVC_F_SCHED1 (0x08) and IP_VS_SVC_F_SCHED2 (0x10) of include/uapi/linux/ip_vs.h, other bits 0.
+    """
+
+    name: str
+    flags: int = 0
+
+
+ROUND_ROBIN = Scheduler("rr")
+"""What every kernel with IPVS is expected to have, and what stands in for a scheduler that is missing."""
+
+
 class FrontendProgram(msgspec.Struct, frozen=True, gc=False):
     """
     A frontend of this node and its fate.
@@ -123,6 +140,8 @@ class FrontendProgram(msgspec.Struct, frozen=True, gc=False):
         pod, host, outside: the verdict for each kind of source.
         affinity_timeout_s: None without session affinity.
         source_ranges: only these sources may pass (F1); empty means all.
+        shadowed: of a node port, the addresses in `NodeFacts.node_port_addresses` on which it does not answer, sorted: there
+            a Service has the same number for an address of its own, and the exact frontend wins (V12).
     """
 
     frontend: Frontend
@@ -132,6 +151,7 @@ class FrontendProgram(msgspec.Struct, frozen=True, gc=False):
     outside: Verdict
     affinity_timeout_s: int | None = None
     source_ranges: tuple[Prefix, ...] = ()
+    shadowed: tuple[Address, ...] = ()
 
     def verdict(self, source: Source) -> Verdict:
         """Return the verdict for a kind of source."""
@@ -176,12 +196,14 @@ class ServiceProgram(msgspec.Struct, frozen=True, gc=False):
         ports: one per service port and family, sorted.
         cluster_ips: ClusterIPs whose other ports are refused (R5).
         findings: frontends claimed by an older Service, ports without a usable address, and the like.
+        scheduler: for data planes that have schedulers; never one the facts call missing, unless there is no other.
     """
 
     service: ObjectName
     ports: tuple[PortProgram, ...] = ()
     cluster_ips: tuple[Address, ...] = ()
     findings: tuple[Finding, ...] = ()
+    scheduler: Scheduler = ROUND_ROBIN
 
     def frontends(self) -> Iterator[tuple[PortProgram, FrontendProgram]]:
         """Yield every frontend with its port."""

@@ -17,7 +17,7 @@ from kpx.model.names import ObjectName
 from kpx.model.node import ServiceCIDR
 from kpx.model.service import Service
 from kpx.policy import wording
-from kpx.policy.claims import Claim, Claims, claims_of, families_of
+from kpx.policy.claims import NODE_PORT_ADDRESS, Claim, Claims, claims_of, families_of
 from kpx.policy.desired import Action, Frontend, FrontendKind, FrontendProgram, PortProgram, ServiceProgram, Source
 from kpx.policy.eligibility import LOCAL, in_local_pool
 from kpx.policy.story import Packet, Story
@@ -97,7 +97,7 @@ def is_loopback(address: Address) -> bool:
 
 def answers_on_node_ports(address: Address, facts: NodeFacts, host_addresses: Collection[Address]) -> bool:
     """Tell whether an address of this node answers on node ports (N1, N4)."""
-    if family_of(address) in facts.node_port_any:
+    if wording.all_answer(family_of(address), facts):
         return address in host_addresses and not is_loopback(address)
     return address in facts.node_port_addresses
 
@@ -107,7 +107,7 @@ def _caught(scene: Scene) -> Caught | None:
     destination, number, protocol, _ = scene.packet
     family = family_of(destination)
     exact = Frontend(family, destination, protocol, number)
-    node_port = Frontend(family, Address(b""), protocol, number)
+    node_port = Frontend(family, NODE_PORT_ADDRESS, protocol, number)
     fallback = None
     for program in scene.programs:
         for port, frontend in program.frontends():
@@ -123,7 +123,7 @@ def _of_caught(scene: Scene, caught: Caught) -> Story:
     program, port, frontend = caught
     kind = source_kind(packet.source, facts, scene.host_addresses)
     kinds = tuple(Source) if kind is None else (kind,)
-    steps = [wording.caught(packet, port, frontend), *_rivals(scene, frontend.frontend)]
+    steps = [wording.caught(packet, port, frontend), *_rivals(scene, frontend.frontend), *_shadowed(scene, frontend)]
     steps.append(wording.source(packet.source, kind, facts))
     if frontend.source_ranges and packet.source is not None and not any(packet.source in r for r in frontend.source_ranges):
         steps.append(wording.outside_ranges(packet.source, frontend.source_ranges))  # F2, F3
@@ -171,6 +171,19 @@ def _rivals(scene: Scene, frontend: Frontend) -> list[str]:
     owner = scene.claims.owner(claim)
     names = (name for name, service in scene.services.items() if name != owner and _asks_for(service, claim))
     return [wording.rival(name, owner) for name in sorted(names)]
+
+
+def _shadowed(scene: Scene, frontend: FrontendProgram) -> list[str]:
+    """Return a sentence when the packet would reach a node port if no Service had the address itself (V12)."""
+    packet = scene.packet
+    owner = scene.claims.owner(Claim(NODE_PORT_ADDRESS, packet.protocol, packet.port))
+    if owner is None or frontend.kind is FrontendKind.NODE_PORT:
+        return []
+    if family_of(packet.destination) not in families_of(scene.services[owner]):
+        return []
+    if not answers_on_node_ports(packet.destination, scene.facts, scene.host_addresses):
+        return []
+    return [wording.node_port_shadowed(packet, owner)]
 
 
 def _asks_for(service: Service, claim: Claim) -> bool:

@@ -20,11 +20,18 @@ from kpx.policy.honoured import Honoured
 
 
 class Exposed(NamedTuple):
-    """A frontend this Service owns; `source_ranges` is empty when every source may pass (F1)."""
+    """
+    A frontend this Service owns.
+
+    Args:
+        source_ranges: empty when every source may pass (F1).
+        shadowed: of a node port, the addresses that an exact frontend with its number has (V12).
+    """
 
     frontend: Frontend
     kind: FrontendKind
     source_ranges: tuple[Prefix, ...]
+    shadowed: tuple[Address, ...] = ()
 
 
 class Place(NamedTuple):
@@ -67,6 +74,7 @@ def expose(
     port: ServicePort,
     family: Family,
     on: list[Place],
+    facts: NodeFacts,
     claims: Claims,
     honoured: Honoured,
     findings: list[Finding],
@@ -84,7 +92,8 @@ def expose(
         elif ranges and not honoured.source_ranges:
             findings.append(_unfiltered(service.name, frontend))
         else:
-            result.append(Exposed(frontend, kind, ranges))
+            shadowed = () if address else _shadowed(family, port, facts, claims)
+            result.append(Exposed(frontend, kind, ranges, shadowed))
     return result
 
 
@@ -120,6 +129,12 @@ def _source_ranges(service: Service, family: Family) -> tuple[Prefix, ...]:
 def _answers_on_node_ports(family: Family, facts: NodeFacts) -> bool:
     """Tell whether any address of this node answers on node ports in a family (N1)."""
     return family in facts.node_port_any or any(family_of(address) == family for address in facts.node_port_addresses)
+
+
+def _shadowed(family: Family, port: ServicePort, facts: NodeFacts, claims: Claims) -> tuple[Address, ...]:
+    """Return the node-port addresses of a family that some Service, maybe this one, has for the same number (V12), sorted."""
+    taken = claims.addresses_with(port.protocol, port.node_port, facts.node_port_addresses)
+    return tuple(sorted(address for address in taken if family_of(address) == family)) if taken else ()
 
 
 def _lost(service: ObjectName, field: str, what: str, owner: ObjectName | None) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from kpx.model.addresses import Address, Prefix, family_of, format_address
+from kpx.model.addresses import Address, Family, Prefix, family_of, format_address
 from kpx.model.facts import NodeFacts
 from kpx.model.names import ObjectName
 from kpx.model.service import Service
@@ -21,6 +21,7 @@ from kpx.policy.desired import (
     Verdict,
 )
 from kpx.policy.eligibility import LOCAL, in_local_pool
+from kpx.policy.scheduling import SCHEDULER_FIELD
 from kpx.policy.story import Packet
 
 PASSED = "kpx leaves the packet alone: it is routed as usual."
@@ -78,9 +79,9 @@ def outside_ranges(address: Address, ranges: Sequence[Prefix]) -> str:
 
 
 def warnings(program: ServiceProgram, kind: FrontendKind) -> list[str]:
-    """Repeat what is not honoured of the policy that concerns a kind of frontend."""
-    field = _POLICIES[kind is FrontendKind.CLUSTER_IP]
-    return [f"Note: {finding.field}: {finding.message}." for finding in program.findings if finding.field == field]
+    """Repeat what is not honoured of the policy that concerns a kind of frontend, and of the scheduler asked for."""
+    fields = (_POLICIES[kind is FrontendKind.CLUSTER_IP], SCHEDULER_FIELD)
+    return [f"Note: {finding.field}: {finding.message}." for finding in program.findings if finding.field in fields]
 
 
 def per_source(kinds: Sequence[Source], say: Callable[[Source], str]) -> list[str]:
@@ -177,10 +178,22 @@ def unknown_port(packet: Packet, service: Service | None, program: ServiceProgra
     return f"{text} is the ClusterIP of Service {program.service}, which has no port {packet.port}/{packet.protocol}: {has}."
 
 
+def all_answer(family: Family, facts: NodeFacts) -> bool:
+    """Tell whether every address of the host but loopback answers on node ports; addresses that are listed are all there are."""
+    return family in facts.node_port_any and not any(family_of(address) == family for address in facts.node_port_addresses)
+
+
+def node_port_shadowed(packet: Packet, service: ObjectName) -> str:
+    """Say that an exact frontend has the address and number of a node port (V12)."""
+    text = format_address(packet.destination)
+    number = f"{packet.port}/{packet.protocol}"
+    return f"{number} is also a node port of Service {service}, which does not answer on {text}: an exact address wins."
+
+
 def node_port_elsewhere(packet: Packet, service: ObjectName, facts: NodeFacts) -> str:
     """Say that the number is a node port, asked of an address that does not answer on node ports (N1, N7)."""
     family = family_of(packet.destination)
-    if family in facts.node_port_any:
+    if all_answer(family, facts):
         answering = "only addresses of this node other than loopback do"
     else:
         addresses = sorted(address for address in facts.node_port_addresses if family_of(address) == family)

@@ -14,28 +14,32 @@ from hypothesis import strategies as st
 
 from kpx.cluster.events import Delete, Event, Upsert
 from kpx.cluster.view import ClusterView
-from kpx.model.addresses import Address, Family, parse_address, parse_prefix
+from kpx.model.addresses import Address, Family, family_of, parse_address, parse_prefix
 from kpx.model.endpointslice import Endpoint, EndpointSlice, SlicePort
 from kpx.model.facts import LocalDetector, NodeFacts
 from kpx.model.names import ObjectName, Protocol
 from kpx.model.service import Service, ServicePort
-from kpx.policy.claims import Claim, Claims, claims_of
+from kpx.policy.claims import NODE_PORT_ADDRESS, Claim, Claims, claims_of
 from kpx.policy.compile import compile_all, compile_service
-from kpx.policy.desired import Action, PortProgram, ServiceProgram
+from kpx.policy.desired import Action, Frontend, PortProgram, ServiceProgram
 from kpx.policy.honoured import EVERYTHING, HONOURED, Honoured
 
-FACTS = NodeFacts(
-    "n1", zone="a", node_port_any=frozenset(Family), local_detector=LocalDetector(prefixes=(parse_prefix("10.244.0.0/16"),))
-)
 NAMES = [ObjectName("a", "one"), ObjectName("a", "two"), ObjectName("b", "one")]
 VIPS = [parse_address(text) for text in ("10.96.0.1", "10.96.0.2", "10.96.0.3")]
 SIX = [parse_address(text) for text in ("fd00:96::1", "fd00:96::2")]
+FACTS = NodeFacts(
+    "n1",
+    zone="a",
+    node_port_addresses=frozenset((VIPS[0], VIPS[2], SIX[1])),
+    node_port_any=frozenset(Family),
+    local_detector=LocalDetector(prefixes=(parse_prefix("10.244.0.0/16"),)),
+)
 PODS = [parse_address(f"10.244.{node}.{pod}") for node in (1, 2) for pod in (1, 2)]
 
 honoured_sets = st.builds(Honoured, st.booleans(), st.booleans(), st.booleans(), st.booleans())
 service_ports = st.builds(
     ServicePort, st.sampled_from(["", "", "http"]), st.sampled_from([Protocol.TCP, Protocol.TCP, Protocol.TCP, Protocol.UDP]),
-    st.sampled_from([80, 80, 81]), st.sampled_from([0, 0, 0, 30000]),
+    st.sampled_from([80, 80, 81, 30000]), st.sampled_from([0, 0, 0, 30000]),
 )  # fmt: skip
 
 
@@ -161,6 +165,27 @@ def test_claims_name_every_service_whose_winnings_change(history: list[Service])
         assert service.name not in dirty
 
 
+crowded = st.builds(
+    Service,
+    st.sampled_from(NAMES),
+    cluster_ips=st.sampled_from([(vip,) for vip in VIPS]),
+    ports=st.just((ServicePort("", Protocol.TCP, 30000, 0),)) | st.just((ServicePort("", Protocol.TCP, 80, 30000),)),
+    external_ips=some(VIPS),
+)
+
+
+@given(st.lists(crowded, max_size=12))
+def test_claims_name_every_service_whose_node_port_is_shadowed_elsewhere_than_before(history: list[Service]) -> None:
+    """V12."""
+    claims, node_port = Claims(), Claim(NODE_PORT_ADDRESS, Protocol.TCP, 30000)
+    for service in history:
+        before = (claims.owner(node_port), claims.addresses_with(Protocol.TCP, 30000, VIPS))
+        dirty = claims.update(service.name, service)
+        after = (claims.owner(node_port), claims.addresses_with(Protocol.TCP, 30000, VIPS))
+
+        assert before == after or after[0] in (*dirty, None, service.name)
+
+
 @given(st.lists(services, max_size=6), honoured_sets)
 def test_no_frontend_belongs_to_two_services(history: list[Service], honoured: Honoured) -> None:
     """And what a Service asked for and is not programmed is named in its findings."""
@@ -174,6 +199,24 @@ def test_no_frontend_belongs_to_two_services(history: list[Service], honoured: H
         got = {frontend.frontend[1:] for _, frontend in programs[name].frontends()}
         assert got <= asked
         assert programs[name].findings or got == asked
+
+
+@settings(max_examples=300)
+@given(st.lists(services, max_size=6))
+def test_a_node_port_is_shadowed_exactly_where_an_exact_frontend_has_its_number(history: list[Service]) -> None:
+    """V12; so a data plane that writes a row an address writes each row once."""
+    world = {service.name: service for service in history}
+    programs = compile_all(world, lambda _: (), FACTS, claims_of_all(world), EVERYTHING)
+    everything = [frontend for program in programs.values() for _, frontend in program.frontends()]
+    exact = {one.frontend for one in everything if one.frontend.address}
+    for one in everything:
+        mine = {Frontend(one.frontend.family, address, *one.frontend[2:]) for address in one.shadowed}
+        if one.frontend.address:
+            assert not mine
+        else:
+            addresses = [a for a in FACTS.node_port_addresses if family_of(a) == one.frontend.family]
+            assert mine == exact & {Frontend(one.frontend.family, a, *one.frontend[2:]) for a in addresses}
+            assert list(one.shadowed) == sorted(one.shadowed)
 
 
 @given(services, st.lists(slices, max_size=4), honoured_sets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kpx.errors import CapabilityError
@@ -101,6 +102,50 @@ class TestNodePortAddresses:
 
     def test_range_without_an_address_of_this_host_answers_nowhere(self) -> None:
         assert self.facts("203.0.113.0/24", "2001:db8::/32") == (frozenset(), frozenset())
+
+
+class TestRowsForEachAddress:
+    """D10: where every address needs rows of its own, one that is added after the start is a new fact."""
+
+    MORE = HOST._replace(addresses=(*HOST.addresses, LocalAddress("eth2", parse_address("203.0.113.1"), 24)))
+    LINK = HOST._replace(addresses=(*HOST.addresses, LocalAddress("eth0", parse_address("fe80::1"), 64)))
+
+    def test_a_family_in_which_any_address_answers_lists_them_all(self) -> None:
+        """N4, and P4: neither loopback nor IPv6 link-local."""
+        settings = NodeSettings(name="n1", node_port_ranges=ranges("0.0.0.0/0", "::/0"), per_address=True)
+        facts = node_facts(settings, None, self.LINK)
+
+        assert facts.node_port_any == {V4, V6}
+        assert facts.node_port_addresses == set(ips("192.0.2.1", "198.51.100.1", "fd00::1"))
+        assert node_facts(settings, None, self.MORE) != node_facts(settings, None, HOST)
+
+    def test_ranges_of_the_other_family_still_restrict_it(self) -> None:
+        settings = NodeSettings(name="n1", node_port_ranges=ranges("192.0.2.0/24"), per_address=True)
+
+        assert node_facts(settings, None, HOST).node_port_addresses == set(ips("192.0.2.1", "fd00::1"))
+
+    def test_otherwise_an_address_that_comes_is_no_news(self) -> None:
+        settings = NodeSettings(name="n1", node_port_ranges=ranges("0.0.0.0/0"))
+
+        assert node_facts(settings, None, self.MORE) == node_facts(settings, None, HOST)
+
+
+def test_what_ipvs_needs_to_know_is_passed_on() -> None:
+    facts = node_facts(NodeSettings(name="n1", scheduler="wlc", mark_bits=0xC000), None, HOST)
+
+    assert (facts.scheduler, facts.mark_bits, facts.missing_schedulers) == ("wlc", 0xC000, frozenset())
+
+
+def test_a_missing_scheduler_of_the_node_is_said_once() -> None:
+    detector = LocalDetector(prefixes=ranges("10.244.0.0/16", "fd01::/48"))
+    facts = node_facts(NodeSettings(name="n1", detector=detector, scheduler="wlc"), None, HOST)
+    without = msgspec.structs.replace(facts, missing_schedulers=frozenset({"wlc", "mh"}))
+
+    assert facts_warnings(facts) == ()
+    assert facts_warnings(without) == (
+        "--ipvs-scheduler: this kernel has no scheduler 'wlc', so new connections are spread by rr; "
+        "run modprobe ip_vs_wlc, or name another",
+    )
 
 
 def test_node_cidr_mode_takes_the_pod_ranges_of_the_node() -> None:

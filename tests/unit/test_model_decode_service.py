@@ -326,3 +326,63 @@ def test_a_creation_time_that_is_none_warns_and_is_unknown(written: object) -> N
     assert complaints(decoded) == [("metadata.creationTimestamp", f"{written!r} is not an RFC 3339 time; treated as unknown")]
     assert decoded.findings[0].severity is Severity.WARNING
     assert decoded.objects[0].values[0].created == ""  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("annotations", "scheduler", "flags"),
+    [
+        ({}, None, None),
+        ({"kpx.io/scheduler": "wlc"}, "wlc", None),
+        ({"kpx.io/scheduler": " MH "}, "mh", None),
+        ({"kube-router.io/service.scheduler": "lc"}, "lc", None),
+        ({"kpx.io/scheduler": "sed", "kube-router.io/service.scheduler": "lc"}, "sed", None),
+        ({"kpx.io/scheduler": ""}, None, None),
+        ({"kpx.io/scheduler": None}, None, None),
+        ({"kpx.io/scheduler": "fifteen_letters"}, "fifteen_letters", None),
+        ({"kpx.io/scheduler-flags": "port"}, None, ("port",)),
+        ({"kpx.io/scheduler-flags": "Port, fallback"}, None, ("fallback", "port")),
+        ({"kpx.io/scheduler-flags": "none"}, None, ()),
+        ({"kube-router.io/service.schedflags": "flag-2"}, None, ("port",)),
+        ({"kube-router.io/service.schedflags": "flag-1,flag-2,flag-3"}, None, ("fallback", "port")),
+        ({"kpx.io/scheduler-flags": "none", "kube-router.io/service.schedflags": "flag-1"}, None, ()),
+    ],
+)
+def test_scheduler_annotations(annotations: dict[str, Any], scheduler: str | None, flags: tuple[str, ...] | None) -> None:
+    decoded = decode({"annotations": annotations})
+
+    assert decoded.findings == ()
+    assert (decoded.objects[0].values[0].scheduler, decoded.objects[0].values[0].scheduler_flags) == (scheduler, flags)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "field", "message"),
+    [
+        ({"kpx.io/scheduler": "least conn"}, "kpx.io/scheduler", "'least conn' is not the name of a scheduler; ignored"),
+        ({"kpx.io/scheduler": "sixteen_letters_"}, "kpx.io/scheduler", "'sixteen_letters_' is not the name of a scheduler"),
+        ({"kpx.io/scheduler": 7}, "kpx.io/scheduler", "7 is no text; ignored, put it in quotes"),
+        ({"kpx.io/scheduler": ["rr"]}, "kpx.io/scheduler", "a list is no text; ignored"),
+        ({"kube-router.io/service.scheduler": "r/r"}, "kube-router.io/service.scheduler", "'r/r' is not the name"),
+        ({"kpx.io/scheduler-flags": "port,quick"}, "kpx.io/scheduler-flags", "'quick' is no flag of a scheduler; ignored"),
+        ({"kpx.io/scheduler-flags": "port,"}, "kpx.io/scheduler-flags", "'' is no flag of a scheduler; ignored"),
+        ({"kube-router.io/service.schedflags": "flag-4"}, "kube-router.io/service.schedflags", "'flag-4' is no flag"),
+    ],
+)
+def test_a_scheduler_annotation_that_cannot_be_read_is_named_and_ignored(
+    annotations: dict[str, Any], field: str, message: str
+) -> None:
+    """A typing error in an annotation costs a Service nothing but its wish."""
+    decoded = decode({"annotations": annotations})
+    (finding,) = decoded.findings
+
+    assert (finding.field, finding.severity) == (f"metadata.annotations.{field}", Severity.WARNING)
+    assert finding.message.removeprefix("Service shop/web: ").startswith(message)
+    assert decoded.objects[0].values == (service(),)
+
+
+def test_services_with_equal_wishes_share_the_values() -> None:
+    """There are thousands of them."""
+    first, second = (service({"annotations": {"kpx.io/scheduler": "m" + "h", "kpx.io/scheduler-flags": text}}) for text in
+                     ("port,fallback", "fallback,port"))  # fmt: skip
+
+    assert first.scheduler is second.scheduler
+    assert first.scheduler_flags is second.scheduler_flags

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from policy_builders import HTTP, TCP, UDP, claims_for, named, parse_address, service
+from policy_builders import HTTP, TCP, UDP, addresses, claims_for, named, parse_address, service
 
 from kpx.model.service import ServicePort
 from kpx.policy.claims import NODE_PORT_ADDRESS, Claim, Claims, claims_of
@@ -155,3 +155,51 @@ def test_claims_of_a_service_that_becomes_skipped_are_free() -> None:
     )
 
     assert claims.owner(ON_EIP) is None
+
+
+class TestNodePortsOnAddressesThatServicesHave:
+    """V12: which node ports an exact frontend shadows, and who has to know when one comes or goes."""
+
+    SIDE = (ServicePort("", TCP, 30080, 0),)
+
+    def test_every_exact_claim_with_the_number_counts(self) -> None:
+        by_external = service("b/external", "10.96.0.2", eip=("192.0.2.1",), ports=self.SIDE)
+        by_cluster_ip = service("b/cluster", "10.96.0.3", ports=self.SIDE)
+        claims = claims_for(service("a/np"), by_external, by_cluster_ip)
+        asked = addresses("192.0.2.1", "192.0.2.2", "10.96.0.3", "10.96.0.1")
+
+        assert claims.addresses_with(TCP, 30080, asked) == list(addresses("192.0.2.1", "10.96.0.3"))
+        assert claims.addresses_with(UDP, 30080, asked) == []
+        assert claims.addresses_with(TCP, 30081, asked) == []
+
+    def test_the_owner_of_the_node_port_is_dirty_when_an_exact_claim_comes_and_goes(self) -> None:
+        claims = claims_for(service("a/np"))
+        other = service("b/external", "10.96.0.2", lb=("192.0.2.1",), ports=self.SIDE)
+
+        assert claims.update(other.name, other) == {named("a/np")}
+        assert claims.update(other.name, other) == frozenset()
+        assert claims.update(other.name, None) == {named("a/np")}
+        assert claims.addresses_with(TCP, 30080, addresses("192.0.2.1")) == []
+
+    def test_it_is_not_when_the_address_only_changes_hands(self) -> None:
+        """It is shadowed before and after."""
+        old = service("b/old", "10.96.0.2", eip=("192.0.2.1",), ports=self.SIDE, created="2023-01-01T00:00:00Z")
+        new = service("b/new", "10.96.0.3", eip=("192.0.2.1",), ports=self.SIDE, created="2024-01-01T00:00:00Z")
+        claims = claims_for(service("a/np"), old, new)
+
+        assert claims.update(old.name, service("b/old", "10.96.0.2", ports=self.SIDE)) == {named("b/new")}
+
+    def test_only_the_winner_of_a_contested_node_port_is_dirty(self) -> None:
+        first = service("a/first", "10.96.0.1", created="2023-01-01T00:00:00Z")
+        second = service("a/second", "10.96.0.2", created="2024-01-01T00:00:00Z")
+        claims = claims_for(first, second)
+        other = service("b/external", "10.96.0.3", eip=("192.0.2.1",), ports=self.SIDE)
+
+        assert claims.update(other.name, other) == {named("a/first")}
+
+    def test_another_protocol_or_number_disturbs_nobody(self) -> None:
+        claims = claims_for(service("a/np"))
+        ports = (ServicePort("u", UDP, 30080, 0), ServicePort("t", TCP, 30081, 0))
+        other = service("b/external", "10.96.0.2", eip=("192.0.2.1",), ports=ports)
+
+        assert claims.update(other.name, other) == frozenset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
 from policy_builders import (
     FACTS,
     HTTP,
@@ -20,16 +22,17 @@ from policy_builders import (
     service,
 )
 
-from kpx.model.addresses import Family
+from kpx.model.addresses import Address, Family
 from kpx.model.endpointslice import SlicePort
 from kpx.model.facts import NodeFacts
 from kpx.model.findings import Severity
 from kpx.model.names import PortName
-from kpx.model.service import ServicePort
+from kpx.model.service import Service, ServicePort
 from kpx.policy.claims import Claims
 from kpx.policy.compile import compile_all
-from kpx.policy.desired import Action, FrontendKind, ServiceProgram, Source
+from kpx.policy.desired import Action, FrontendKind, Scheduler, ServiceProgram, Source
 from kpx.policy.honoured import EVERYTHING, Honoured
+from kpx.policy.scheduling import wanted_scheduler
 
 READY = one_slice(endpoint("10.244.1.1", node="n1"), endpoint("10.244.2.1"))
 
@@ -269,3 +272,108 @@ def test_compile_all_compiles_every_service() -> None:
     programs = compile_all(services, {named("shop/web"): (READY,), named("a/none"): ()}.__getitem__, FACTS, claims)
 
     assert programs == {named("shop/web"): compiled(service(), READY), named("a/none"): ServiceProgram(named("a/none"))}
+
+
+class TestShadowed:
+    """V12: a node port does not answer where an exact frontend has the address and number."""
+
+    NODE_PORT = "nodePort:30080/TCP (IPv4)"
+    SIDE = (ServicePort("", TCP, 30080, 0),)
+
+    def shadowed(self, *rivals: Service, one: Service | None = None, facts: NodeFacts = FACTS) -> tuple[Address, ...]:
+        return frontends(compiled(one or service(), READY, facts=facts, rivals=rivals))[self.NODE_PORT].shadowed
+
+    def test_by_nobody(self) -> None:
+        assert self.shadowed() == ()
+        assert self.shadowed(service("b/other", "10.96.0.2", eip=("192.0.2.1",), ports=(ServicePort("", TCP, 80, 0),))) == ()
+
+    def test_by_another_service(self) -> None:
+        assert self.shadowed(service("b/other", "10.96.0.2", lb=("192.0.2.1",), ports=self.SIDE)) == addresses("192.0.2.1")
+
+    def test_by_the_same_service(self) -> None:
+        both = service(eip=("192.0.2.1",), ports=(ServicePort("http", TCP, 80, 30080), ServicePort("alt", TCP, 30080, 0)))
+
+        assert self.shadowed(one=both) == addresses("192.0.2.1")
+
+    def test_only_on_node_port_addresses_and_sorted(self) -> None:
+        facts = msgspec.structs.replace(FACTS, node_port_addresses=frozenset(addresses("192.0.2.9", "192.0.2.1", "192.0.2.5")))
+        other = service("b/other", "10.96.0.2", eip=("192.0.2.9", "192.0.2.1", "203.0.113.1"), ports=self.SIDE)
+
+        assert self.shadowed(other, facts=facts) == addresses("192.0.2.1", "192.0.2.9")
+
+    def test_only_in_the_family_of_the_frontend(self) -> None:
+        facts = msgspec.structs.replace(FACTS, node_port_addresses=frozenset(addresses("192.0.2.1", "fd00::1")))
+        other = service("b/other", ("10.96.0.2", "fd00:96::2"), eip=("fd00::1",), ports=self.SIDE)
+        program = compiled(service(ip=("10.96.0.1", "fd00:96::1")), READY, facts=facts, rivals=(other,))
+
+        assert frontends(program)[self.NODE_PORT].shadowed == ()
+        assert frontends(program)["nodePort:30080/TCP (IPv6)"].shadowed == addresses("fd00::1")
+
+    def test_exact_frontends_have_none(self) -> None:
+        other = service("b/other", "10.96.0.2", eip=("192.0.2.1",), ports=(ServicePort("", TCP, 30080, 30080),))
+        program = compiled(other, READY)
+
+        assert [one.shadowed for text, one in frontends(program).items() if text != self.NODE_PORT] == [(), ()]
+
+
+class TestScheduler:
+    """What a Service asks for, what the node prefers, and what the kernel has."""
+
+    @pytest.mark.parametrize(
+        ("asked", "flags", "node", "expected"),
+        [
+            (None, None, "rr", Scheduler("rr", 0)),
+            (None, None, "wlc", Scheduler("wlc", 0)),
+            ("lc", None, "wlc", Scheduler("lc", 0)),
+            ("mh", None, "rr", Scheduler("mh", 0x18)),
+            (None, None, "mh", Scheduler("mh", 0x18)),
+            ("sh", None, "rr", Scheduler("sh", 0x08)),
+            ("mh", (), "rr", Scheduler("mh", 0)),
+            ("mh", ("port",), "rr", Scheduler("mh", 0x10)),
+            (None, ("fallback", "port"), "sh", Scheduler("sh", 0x18)),
+        ],
+    )
+    def test_the_kernel_has_all(self, asked: str | None, flags: tuple[str, ...] | None, node: str, expected: Scheduler) -> None:
+        """D14: without the fallback flag, mh and sh refuse clients of an endpoint that drains."""
+        wish = msgspec.structs.replace(service(), scheduler=asked, scheduler_flags=flags)
+        facts = msgspec.structs.replace(FACTS, scheduler=node)
+        program = compiled(wish, READY, facts=facts)
+
+        assert (program.scheduler, program.findings) == (expected, ())
+        assert wanted_scheduler(wish, facts) == expected.name
+
+    def test_one_that_the_kernel_lacks_is_replaced_and_named(self) -> None:
+        wish = msgspec.structs.replace(service(), scheduler="mh", scheduler_flags=("port",))
+        program = compiled(
+            wish, READY, facts=msgspec.structs.replace(FACTS, scheduler="wlc", missing_schedulers=frozenset({"mh"}))
+        )
+
+        assert program.scheduler == Scheduler("rr", 0)
+        assert [(str(finding), finding.severity) for finding in program.findings] == [
+            (
+                "Service shop/web: metadata.annotations.kpx.io/scheduler: this kernel has no scheduler 'mh', so new connections"
+                " are spread by rr; run modprobe ip_vs_mh, or name another",
+                Severity.WARNING,
+            )
+        ]
+
+    def test_one_of_the_node_that_the_kernel_lacks_is_not_said_of_each_service(self) -> None:
+        facts = msgspec.structs.replace(FACTS, scheduler="wlc", missing_schedulers=frozenset({"wlc"}))
+        program = compiled(service(), READY, facts=facts)
+
+        assert (program.scheduler, program.findings) == (Scheduler("rr", 0), ())
+
+    def test_without_round_robin_there_is_nothing_to_fall_back_to(self) -> None:
+        facts = msgspec.structs.replace(FACTS, missing_schedulers=frozenset({"rr"}))
+        wish = msgspec.structs.replace(service(), scheduler="rr")
+
+        assert (compiled(wish, READY, facts=facts).scheduler, compiled(wish, READY, facts=facts).findings) == (
+            Scheduler("rr"),
+            (),
+        )
+
+    def test_services_share_the_value(self) -> None:
+        first, second = (msgspec.structs.replace(service(name), scheduler="mh") for name in ("a/one", "a/two"))
+
+        assert compiled(first, READY).scheduler is compiled(second, READY).scheduler
+        assert compiled(service("a/one"), READY).scheduler is compiled(service("a/two"), READY).scheduler

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from policy_builders import (
     FACTS,
@@ -222,6 +223,38 @@ def test_an_exact_address_wins_over_a_node_port() -> None:
 
     assert story.service is not None
     assert story.service.service == named("a/exact")
+    assert story.steps[1] == (
+        "30080/TCP is also a node port of Service shop/web, which does not answer on 192.0.2.1: an exact address wins."
+    )
+
+
+def test_an_exact_address_that_answers_on_no_node_port_wins_over_nothing() -> None:
+    """V12 says something only where both would catch the packet."""
+    ports = (ServicePort("", TCP, 30080, 0),)
+    elsewhere = service("a/exact", "10.96.0.2", eip=("203.0.113.9",), ports=ports)
+    other_family = service("a/exact", ("10.96.0.2", "fd00:96::2"), eip=("fd00::1",), ports=ports)
+    both = msgspec.structs.replace(FACTS, node_port_addresses=FACTS.node_port_addresses | {parse_address("fd00::1")})
+
+    assert not any("also a node port" in step for step in ask("203.0.113.9 30080 tcp", service(), elsewhere).steps)
+    assert not any("also a node port" in step for step in ask("fd00::1 30080 tcp", service(), other_family, facts=both).steps)
+
+
+def test_addresses_that_are_listed_are_all_that_answer() -> None:
+    """P4: a data plane that needs a row an address leaves link-local ones out."""
+    listed = NodeFacts("n1", node_port_any=frozenset(Family), node_port_addresses=frozenset({parse_address("192.0.2.1")}))
+
+    assert ask("192.0.2.1 30080 tcp", service(), facts=listed).verdict == "forward"
+    assert ask("192.0.2.99 30080 tcp", service(), facts=listed).steps[1].endswith("only 192.0.2.1 answers here.")
+
+
+def test_a_scheduler_that_is_missing_is_said() -> None:
+    wish = msgspec.structs.replace(service(), scheduler="mh")
+    story = ask("10.96.0.1 80 tcp", wish, facts=msgspec.structs.replace(FACTS, missing_schedulers=frozenset({"mh"})))
+
+    assert any(
+        step.startswith("Note: metadata.annotations.kpx.io/scheduler: this kernel has no scheduler 'mh'") for step in story.steps
+    )
+    assert not any("scheduler" in step for step in ask("10.96.0.1 80 tcp", wish).steps)
 
 
 def test_a_skipped_service_says_why() -> None:
