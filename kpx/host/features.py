@@ -150,6 +150,21 @@ def other_agent(pid: int | None) -> Check:
     return Check("other agent", None, f"an agent runs here ({who})", "nothing, if that is the one you want")
 
 
+def kube_proxy(pid: int | None, left: str) -> Check:
+    """
+    Check that no kube-proxy forwards the same Services.
+
+    Args:
+        pid: of one that runs in this network namespace, None without. left: what one left behind, in words; "" for nothing.
+    """
+    if pid is not None:
+        remedy = "stop it, or let it leave kpx's Services alone: label them service.kubernetes.io/service-proxy-name"
+        return Check("kube-proxy", None, f"runs here (pid {pid})", remedy)
+    if left:
+        return Check("kube-proxy", None, f"left behind: {left}", "if it is gone for good: kpx cleanup --kube-proxy")
+    return Check("kube-proxy", True, "nothing of it is here")
+
+
 def port_free(option: str, address: tuple[str, int]) -> Check:
     """Check that an address the agent serves HTTP on can be bound."""
     host, port = address

@@ -125,3 +125,11 @@ def test_sysctl_names_may_have_dots_of_their_own(tmp_path: Path) -> None:
 
     assert read_sysctl("net/ipv4/conf/eth0.100/rp_filter", tmp_path / "sys") == "2"
     assert read_sysctl("net.ipv4.conf.eth1.rp_filter", tmp_path / "sys") is None
+
+
+def test_kube_proxy_is_worth_a_look() -> None:
+    assert features.kube_proxy(None, "").ok is True
+    assert features.kube_proxy(17, "1 ipset").found == "runs here (pid 17)"
+    left = features.kube_proxy(None, "1 ipset")
+    assert (left.ok, left.found) == (None, "left behind: 1 ipset")
+    assert left.remedy.endswith("kpx cleanup --kube-proxy")
