@@ -7,7 +7,7 @@ plane holds no desired state of its own: what it is told to apply is a `Plan`, w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from kpx.model.addresses import Address
@@ -55,6 +55,25 @@ class Refusal(NamedTuple):
     why: str
 
 
+class Draining(NamedTuple):
+    """
+    An endpoint that takes no new flows of a frontend and keeps those it has (contract section 13).
+
+    Args:
+        for_s: how long it has been so, seconds. active, inactive: connections it still has.
+    """
+
+    frontend: Frontend
+    backend: Backend
+    for_s: float
+    active: int
+    inactive: int
+
+
+Listed = Callable[[Frontend, Backend], bool]
+"""Tells whether an endpoint is still in a slice of the Service that owns a frontend, whatever its conditions."""
+
+
 class Observed(NamedTuple):
     """
     What the kernel holds of ours.
@@ -71,9 +90,15 @@ class Observed(NamedTuple):
 
 
 class Dataplane(Protocol):
-    """How desired state becomes kernel rows, and back."""
+    """
+    How desired state becomes kernel rows, and back.
+
+    Attributes:
+        audit_every_s: how often `audit` is wanted, seconds; None where the kernel tells of everything.
+    """
 
     name: str
+    audit_every_s: float | None
 
     def render_service(self, program: ServiceProgram, facts: NodeFacts) -> Rows:
         """Return the rows of one Service; a function of its arguments alone. Pure."""
@@ -104,6 +129,9 @@ class Dataplane(Protocol):
         Returns a sentence for each thing that had to be made or mended. Rows survive whenever their tables' types do.
         """
 
+    def expect(self, facts: NodeFacts) -> None:
+        """Let `observe` compare the constant part with what it must be on this node; nothing is written."""
+
     def observe(self) -> Observed:
         """Read back everything kpx owns; the only dump there is."""
 
@@ -115,6 +143,33 @@ class Dataplane(Protocol):
 
     def affinity(self) -> list[AffinityEntry]:
         """Return the live affinity entries, sorted."""
+
+    def missing_schedulers(self, names: Collection[str]) -> frozenset[str]:
+        """Return those of the schedulers that this kernel does not have; none where nothing is scheduled by name."""
+
+    def draining(self) -> list[Draining]:
+        """Return the endpoints that drain, sorted; none where connections live on by themselves."""
+
+    def deadline(self) -> float | None:
+        """Return when `tend` wants to be called, monotonic seconds; None when there is nothing to tend."""
+
+    def tend(self, listed: Listed) -> int:
+        """Do what is due: delete endpoints that have drained; return how many."""
+
+    def audit(self, counts: Mapping[Table, int], sample: Rows) -> list[str]:
+        """
+        Look whether others touched what the kernel tells nobody of; return a sentence for each difference.
+
+        Args:
+            counts: how many rows each table is known to have. sample: all rows of some Services, compared one by one.
+        """
+
+    def retire(self, facts: NodeFacts) -> float | None:
+        """
+        Hand over to another data plane that is in place: take no new flows, let those that live on end, then remove the rest.
+
+        Idempotent. Returns in how many seconds it wants to be called again, None when nothing of this data plane is left.
+        """
 
     def cleanup(self) -> list[str]:
         """Remove everything kpx owns and nothing else; idempotent; return a sentence for each thing removed."""

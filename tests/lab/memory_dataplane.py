@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-from kpx.dataplanes.base import AffinityEntry, KernelFrontend, Observed, Refusal
+from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend, Listed, Observed, Refusal
 from kpx.errors import KernelError
 from kpx.model.addresses import Address, Family, format_address
 from kpx.model.facts import NodeFacts
@@ -37,11 +37,12 @@ class MemoryDataplane:
         kernel: what "the kernel" holds. skeleton: families whose constant part exists.
         refused: errno by (table name, key); such rows are refused.
         broken: errno with which every `apply` fails as a whole, 0 for none.
-        entries: affinity entries.
+        entries: affinity entries. drains: endpoints that drain. lacking: schedulers "the kernel" does not have.
         plans: every plan that was applied and not empty. renders: how many Services were rendered.
     """
 
     name = "memory"
+    audit_every_s: float | None = None
 
     def __init__(self) -> None:
         self.kernel: Rows = {}
@@ -50,6 +51,8 @@ class MemoryDataplane:
         self.refused: dict[tuple[str, Key], int] = {}
         self.broken = 0
         self.entries: list[AffinityEntry] = []
+        self.drains: list[Draining] = []
+        self.lacking: frozenset[str] = frozenset()
         self.plans: list[Plan] = []
         self.observed = 0
         self.renders = 0
@@ -106,6 +109,9 @@ class MemoryDataplane:
         self.wanted = facts.families
         return [f"{family} is missing" for family in facts.families if family not in self.skeleton]
 
+    def expect(self, facts: NodeFacts) -> None:
+        self.wanted = facts.families
+
     def observe(self) -> Observed:
         self.observed += 1
         return Observed({table: dict(rows) for table, rows in self.kernel.items() if rows}, present=bool(self.skeleton))
@@ -138,6 +144,28 @@ class MemoryDataplane:
 
     def affinity(self) -> list[AffinityEntry]:
         return sorted(self.entries)
+
+    def missing_schedulers(self, names: Collection[str]) -> frozenset[str]:
+        return self.lacking & frozenset(names)
+
+    def draining(self) -> list[Draining]:
+        return sorted(self.drains)
+
+    def deadline(self) -> float | None:
+        return 0.0 if self.drains else None
+
+    def tend(self, listed: Listed) -> int:
+        before = len(self.drains)
+        self.drains = [drain for drain in self.drains if listed(drain.frontend, drain.backend)]
+        return before - len(self.drains)
+
+    def audit(self, counts: Mapping[Table, int], sample: Rows) -> list[str]:
+        tables = ((table, rows) for table, rows in sample.items() if not rows.items() <= self.kernel.get(table, {}).items())
+        return [f"rows of {table.name} differ" for table, _ in tables]
+
+    def retire(self, facts: NodeFacts) -> float | None:
+        self.cleanup()
+        return None
 
     def cleanup(self) -> list[str]:
         removed = [f"the rows of {family}" for family in sorted(self.skeleton)]

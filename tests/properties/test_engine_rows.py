@@ -1,8 +1,9 @@
 """
-Laws of the whole way from events to nftables rows, on a kernel made of dictionaries.
+Laws of the whole way from events to rows of either data plane, on a kernel made of dictionaries.
 
-After every single operation, thus at every prefix of every plan, a packet must find what it needs: a frontend in the kernel has
-its chain, all its slots and its masquerading. That is what makes a crash between two writes harmless (16.2).
+After every single operation, thus at every prefix of every plan, a packet must find what it needs: with nftables a frontend in
+the kernel has its chain, all its slots and its masquerading; with ipvs a steered frontend has a recorded virtual server, and
+either destinations and masquerading or a refusal. That is what makes a crash between two writes harmless (16.2, D16, D22).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from kpx.agent.engine import Engine
 from kpx.cluster.events import Delete, Event, Synced, Upsert
+from kpx.dataplanes.ipvs.schema import TABLES, server_of
 from kpx.dataplanes.nftables.chains import pool_size
 from kpx.dataplanes.nftables.schema import CHAINS, ROWS
 from kpx.model.addresses import Family, parse_address, parse_prefix
@@ -23,9 +25,14 @@ from kpx.model.names import ObjectName, Protocol
 from kpx.model.service import Service, ServicePort
 from kpx.reconcile.plan import Failure, Operation
 from kpx.reconcile.rows import Rows
-from tests.scenarios.scenario_kernel import DictionaryKernel
+from tests.scenarios.scenario_kernel import Dictionary, DictionaryKernel, IpvsDictionary
 
-FACTS = NodeFacts("n1", node_port_any=frozenset(Family), local_detector=LocalDetector(prefixes=(parse_prefix("10.244.0.0/16"),)))
+FACTS = NodeFacts(
+    "n1",
+    node_port_any=frozenset(Family),
+    node_port_addresses=frozenset(map(parse_address, ("192.0.2.1", "198.51.100.1", "2001:db8::1"))),
+    local_detector=LocalDetector(prefixes=(parse_prefix("10.244.0.0/16"),)),
+)
 NAMES = [ObjectName("a", "one"), ObjectName("a", "two"), ObjectName("b", "one")]
 SLICES = [ObjectName("a", "s1"), ObjectName("a", "s2"), ObjectName("b", "s1")]
 VIPS = [(parse_address(f"10.96.0.{n}"), parse_address(f"fd00:96::{n}")) for n in (1, 2, 3)]
@@ -98,18 +105,47 @@ class WatchedKernel(DictionaryKernel):
                 assert key in self.rows.get(ROWS[family, sticky], {}), "nobody records affinity"
 
 
+class WatchedIpvs(IpvsDictionary):
+    """Looks at what a packet would find after each operation."""
+
+    def _carry_out(self, operation: Operation) -> Failure | None:
+        failure = super()._carry_out(operation)
+        for family in Family:
+            self._look(family)
+        return failure
+
+    def _look(self, family: Family) -> None:
+        held = {
+            name: self.rows.get(TABLES[family, name], {}) for name in ("servers", "virtual-servers", "refused", "destinations")
+        }
+        masqueraded = {key for name in ("masq-all", "masq-nonpod") for key in self.rows.get(TABLES[family, name], {})}
+        served = {server_of(family, key) for key in held["destinations"]}
+        for name in ("frontends", "node-ports"):
+            for key in self.rows.get(TABLES[family, name], {}):
+                assert key in held["virtual-servers"], "steered to a virtual server that is not there"
+                if key not in held["refused"]:
+                    assert key in served, "nobody serves new flows, and nobody refuses them"
+                    if family == Family.IPV4:
+                        assert key in masqueraded, "nobody says how to masquerade"
+        assert held["virtual-servers"].keys() <= held["servers"].keys(), "a virtual server nobody would know as ours"
+
+
+KERNELS = (WatchedKernel, WatchedIpvs)
+kernels = st.sampled_from(KERNELS)
+
+
 def filled(rows: Rows) -> Rows:
     return {table: content for table, content in rows.items() if content}
 
 
-def at_once(history: list[Event]) -> Rows:
+def at_once(history: list[Event], kind: type[Dictionary] = DictionaryKernel) -> Rows:
     """Return the rows of the last state of a history, told in one go."""
     last: dict[tuple[type, object], Event] = {}
     for event in history:
-        kind = type(event.object) if isinstance(event, Upsert) else event.kind if isinstance(event, Delete) else object
+        about = type(event.object) if isinstance(event, Upsert) else event.kind if isinstance(event, Delete) else object
         name = event.object.name if isinstance(event, Upsert) else event.name if isinstance(event, Delete) else ""
-        last[kind, name] = event
-    kernel = DictionaryKernel()
+        last[about, name] = event
+    kernel = kind()
     engine = Engine(kernel, FACTS)
     engine.fold([*(event for event in last.values() if isinstance(event, Upsert)), Synced()])
     assert not engine.round().refused
@@ -117,12 +153,12 @@ def at_once(history: list[Event]) -> Rows:
 
 
 @settings(max_examples=300)
-@given(st.lists(events, max_size=18), st.lists(st.booleans(), min_size=18, max_size=18), st.integers(0, 18))
+@given(kernels, st.lists(events, max_size=18), st.lists(st.booleans(), min_size=18, max_size=18), st.integers(0, 18))
 def test_any_history_gives_the_rows_of_its_last_state_by_legal_steps_alone(
-    history: list[Event], rounds: list[bool], synced_after: int
+    kind: type[Dictionary], history: list[Event], rounds: list[bool], synced_after: int
 ) -> None:
     """Incremental equals full, no operation is refused, and no prefix of a plan leaves a frontend without what it points at."""
-    kernel = WatchedKernel()
+    kernel = kind()
     engine = Engine(kernel, FACTS)
     for number, (event, act) in enumerate(zip(history, rounds, strict=False)):
         if number == synced_after:
@@ -134,14 +170,16 @@ def test_any_history_gives_the_rows_of_its_last_state_by_legal_steps_alone(
     engine.fold([Synced()])
     assert not engine.round().refused
 
-    assert filled(kernel.rows) == at_once(history)
+    assert filled(kernel.rows) == at_once(history, kind)
 
 
 @settings(max_examples=80)
-@given(st.lists(events, max_size=12), st.lists(events, max_size=6))
-def test_a_restart_adopts_what_is_there_and_writes_what_changed_meanwhile(before: list[Event], meanwhile: list[Event]) -> None:
+@given(kernels, st.lists(events, max_size=12), st.lists(events, max_size=6))
+def test_a_restart_adopts_what_is_there_and_writes_what_changed_meanwhile(
+    kind: type[Dictionary], before: list[Event], meanwhile: list[Event]
+) -> None:
     """With nothing changed it writes nothing; otherwise it ends where one that never stopped would be."""
-    kernel = WatchedKernel()
+    kernel = kind()
     first = Engine(kernel, FACTS)
     first.fold([*before, Synced()])
     first.round()
@@ -152,13 +190,13 @@ def test_a_restart_adopts_what_is_there_and_writes_what_changed_meanwhile(before
     later = Engine(kernel, FACTS)
     later.fold([*before, *meanwhile, Synced()])
     assert not later.round().refused
-    assert filled(kernel.rows) == at_once([*before, *meanwhile])
+    assert filled(kernel.rows) == at_once([*before, *meanwhile], kind)
 
 
 @settings(max_examples=40)
-@given(st.lists(events, max_size=12))
-def test_when_everything_is_deleted_only_the_rows_of_the_node_are_left(history: list[Event]) -> None:
-    kernel = WatchedKernel()
+@given(kernels, st.lists(events, max_size=12))
+def test_when_everything_is_deleted_only_the_rows_of_the_node_are_left(kind: type[Dictionary], history: list[Event]) -> None:
+    kernel = kind()
     engine = Engine(kernel, FACTS)
     engine.fold([*history, Synced()])
     engine.round()
@@ -167,4 +205,4 @@ def test_when_everything_is_deleted_only_the_rows_of_the_node_are_left(history: 
     engine.fold([*(Delete(Service, name) for name in list(view.services)), *(Delete(EndpointSlice, name) for name in slices)])
     engine.round()
 
-    assert filled(kernel.rows) == at_once([])
+    assert filled(kernel.rows) == at_once([], kind)

@@ -1,37 +1,46 @@
 """
-The nftables data plane over a dictionary: real rendering, no netlink, no root.
+The data planes over a dictionary: real rendering, no netlink, no root.
 
-It refuses what the kernel refuses: adding a row that is there, changing or removing one that is not, a verdict to a chain that
-does not exist, removing a chain that a verdict still names.
+They refuse what the kernel refuses: adding a row that is there, changing or removing one that is not; for nftables a verdict to a
+chain that does not exist, removing a chain that a verdict still names; for ipvs a destination of no virtual server. And what
+would be wrong though the kernel takes it: a virtual server that is not on record, steering to one that is not there.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from kpx.dataplanes.base import AffinityEntry, Observed
+from kpx.dataplanes.ipvs.plane import IpvsDataplane
+from kpx.dataplanes.ipvs.schema import BY_NAME, FAMILIES, Kind, server_of
 from kpx.dataplanes.nftables.plane import NftablesDataplane
 from kpx.model.facts import NodeFacts
 from kpx.reconcile.plan import Failure, Operation, Outcome, Plan, Verb
-from kpx.reconcile.rows import Key, Rows
+from kpx.reconcile.rows import Key, Rows, Table
 
 
-class DictionaryKernel(NftablesDataplane):
+class Dictionary:
     """
-    A kernel for scenarios.
+    A kernel for scenarios, to be mixed into a data plane.
 
     Attributes:
         rows: what it holds.
     """
 
+    audit_every_s = None
+
     def __init__(self) -> None:
-        super().__init__(netlink=None)
+        super().__init__(None)
         self.rows: Rows = {}
 
     def prepare(self, facts: NodeFacts) -> list[str]:
-        """Chains are rows, so there is nothing else to prepare."""
+        """There is nothing but rows here."""
         return []
+
+    def missing_schedulers(self, names: Collection[str]) -> frozenset[str]:
+        """Every scheduler is here."""
+        return frozenset()
 
     def observe(self) -> Observed:
         """Return a copy of the rows."""
@@ -53,14 +62,28 @@ class DictionaryKernel(NftablesDataplane):
             return Failure(operation, errno.EEXIST, "it is there already")
         if operation.verb is not Verb.ADD and not there:
             return Failure(operation, errno.ENOENT, "it is not there")
+        if failure := self._objection(operation):
+            return failure
+        if operation.verb is Verb.REMOVE:
+            del rows[operation.key]
+        else:
+            rows[operation.key] = operation.new
+        return None
+
+    def _objection(self, operation: Operation) -> Failure | None:
+        """Return what is wrong with an operation on a row that may come or go."""
+        return None
+
+
+class DictionaryKernel(Dictionary, NftablesDataplane):
+    """nf_tables as a dictionary."""
+
+    def _objection(self, operation: Operation) -> Failure | None:
         if operation.verb is Verb.REMOVE:
             if operation.table.name == "chains" and self._is_named(operation.table.family, operation.key):
                 return Failure(operation, errno.EBUSY, "a verdict names it")
-            del rows[operation.key]
-            return None
-        if missing := self._missing_chain(operation):
+        elif missing := self._missing_chain(operation):
             return Failure(operation, errno.ENOENT, f"there is no chain {missing}")
-        rows[operation.key] = operation.new
         return None
 
     def _missing_chain(self, operation: Operation) -> str | None:
@@ -78,3 +101,39 @@ class DictionaryKernel(NftablesDataplane):
             if table.family == family and table.name != "chains"
             for value in rows.values()
         )
+
+
+POINTS_TO = {
+    "virtual-servers": "servers",
+    "destinations": "virtual-servers",
+    "frontends": "virtual-servers",
+    "node-ports": "virtual-servers",
+}
+"""Which table of the ipvs data plane names servers of which."""
+
+
+class IpvsDictionary(Dictionary, IpvsDataplane):
+    """IPVS and ipsets as a dictionary."""
+
+    def deadline(self) -> float | None:
+        """Nothing drains: there are no connections."""
+        return None
+
+    def _objection(self, operation: Operation) -> Failure | None:
+        name, server = operation.table.name, self._server(operation.table, operation.key)
+        if operation.verb is Verb.REMOVE:
+            for pointing in (table for table, target in POINTS_TO.items() if target == name):
+                if any(self._server(table, key) == server for table, key in self._keys(operation.table.family, pointing)):
+                    return Failure(operation, errno.EBUSY, f"{pointing} has a row that needs it")
+        elif (target := POINTS_TO.get(name)) and not any(key == server for _, key in self._keys(operation.table.family, target)):
+            return Failure(operation, errno.ENOENT, f"{target} has no row for it")
+        return None
+
+    def _keys(self, family: str, name: str) -> list[tuple[Table, Key]]:
+        return [(t, key) for t, rows in self.rows.items() if (t.family, t.name) == (family, name) for key in rows]
+
+    def _server(self, table: Table, key: Key) -> bytes | None:
+        if BY_NAME[table.name].kind not in (Kind.SERVER, Kind.VIRTUAL_SERVER, Kind.DESTINATION):
+            return None
+        assert isinstance(key, bytes)
+        return server_of(FAMILIES[table.family], key)

@@ -8,9 +8,9 @@ names; the names of chains and the comments of rules say what each is. Nobody el
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-from kpx.dataplanes.base import AffinityEntry, KernelFrontend, Observed, Refusal
+from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend, Listed, Observed, Refusal
 from kpx.dataplanes.nftables import affinity, observe, reading, render
 from kpx.dataplanes.nftables.apply import Transactions
 from kpx.dataplanes.nftables.encode import Constant, encode, encode_table
@@ -32,6 +32,7 @@ class NftablesDataplane:
     """See `kpx.dataplanes.base.Dataplane`, whose promises it keeps."""
 
     name = "nftables"
+    audit_every_s: float | None = None
 
     def __init__(self, netlink: Netlink | None = None) -> None:
         """Open the kernel (CapabilityError without netfilter netlink); with None, only the pure verbs may be used."""
@@ -94,6 +95,13 @@ class NftablesDataplane:
             if found:
                 (self._anew if anew else self._create).add(family)
         return sentences
+
+    def present(self) -> bool:
+        """Tell whether anything of ours is in the kernel."""
+        return bool(self._present())
+
+    def expect(self, facts: NodeFacts) -> None:
+        """Do nothing: the constant chains are rows like all others."""
 
     def observe(self) -> Observed:
         """Read back our tables, those of families that are no longer programmed included."""
@@ -172,6 +180,31 @@ class NftablesDataplane:
 
     def _next(self) -> int:
         return self._netlink.sequences(1)[0]
+
+    def missing_schedulers(self, names: Collection[str]) -> frozenset[str]:
+        """Return none: nothing here is scheduled by name."""
+        return frozenset()
+
+    def draining(self) -> list[Draining]:
+        """Return none: connections live on by connection tracking alone (G1)."""
+        return []
+
+    def deadline(self) -> float | None:
+        """Return None: there is nothing to tend."""
+        return None
+
+    def tend(self, listed: Listed) -> int:
+        """Do nothing."""
+        return 0
+
+    def audit(self, counts: Mapping[Table, int], sample: Rows) -> list[str]:
+        """Find nothing: the kernel tells of every change (`touched`)."""
+        return []
+
+    def retire(self, facts: NodeFacts) -> float | None:
+        """Remove everything at once: the flows there are live on by connection tracking alone."""
+        self.cleanup()
+        return None
 
     def cleanup(self) -> list[str]:
         """Delete our two tables, each in one transaction; nothing else is ours."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from kpx.dataplanes.fate import fate_of
 from kpx.dataplanes.nftables.chains import pick_chain, pick_name, record_chain, record_port_chain, stick_chain
 from kpx.dataplanes.nftables.rules import Chain
 from kpx.dataplanes.nftables.schema import CHAINS, ROWS, endpoint_value, frontend_key
@@ -18,15 +19,10 @@ from kpx.dataplanes.nftables.skeleton import skeleton
 from kpx.model.addresses import Family, Prefix, family_of
 from kpx.model.facts import NodeFacts
 from kpx.model.node import ServiceCIDR
-from kpx.policy.desired import Action, Backend, FrontendKind, FrontendProgram, Pool, PortProgram, ServiceProgram
+from kpx.policy.desired import Action, Backend, FrontendKind, FrontendProgram, PortProgram, ServiceProgram
 from kpx.reconcile.rows import Key, Rows, Value
 
 _SLOTS = [slot.to_bytes(4, sys.byteorder) for slot in range(1024)]
-_MASQUERADE = {
-    (True, True, True): "goto masquerade-always",
-    (False, True, True): "goto masquerade-unless-pod",
-    (False, False, False): "goto masquerade-hairpin",
-}
 
 
 def render_service(program: ServiceProgram) -> Rows:
@@ -79,17 +75,6 @@ def disjoint(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
     return tuple(result)
 
 
-def fate(frontend: FrontendProgram) -> tuple[Action, Pool | None, str]:
-    """Return what all kinds of sources have in common: action, pool, and the verdict on masquerading."""
-    pod, host, outside = frontend.verdicts()
-    if not (pod.action is host.action is outside.action and pod.pool == host.pool == outside.pool):
-        raise ValueError(f"{frontend.frontend}: pools that differ by source are not rendered yet")
-    masquerade = (pod.masquerade, host.masquerade, outside.masquerade)
-    if outside.action is Action.FORWARD and masquerade not in _MASQUERADE:
-        raise ValueError(f"{frontend.frontend}: no verdict masquerades {masquerade}")
-    return outside.action, outside.pool, _MASQUERADE.get(masquerade, "")
-
-
 def _table(rows: Rows, family: Family, name: str) -> dict[Key, Value]:
     return rows.setdefault(ROWS[family, name], {})
 
@@ -103,10 +88,10 @@ def _render_frontend(rows: Rows, program: FrontendProgram) -> None:
     family, address, protocol, port = program.frontend
     key = frontend_key(address, protocol, port)
     prefix = "" if address else "nodeport-"
-    action, pool, masquerade = fate(program)
+    action, pool, masquerade = fate_of(program)
     if program.kind in (FrontendKind.EXTERNAL_IP, FrontendKind.LOAD_BALANCER_IP):
         _table(rows, family, "captured")[address] = b""
-    if action is not Action.FORWARD or pool is None:
+    if pool is None:
         verdict = "goto refuse" if action is Action.REJECT else "drop"
         _table(rows, family, prefix + "refused")[key] = verdict
         return
@@ -116,11 +101,11 @@ def _render_frontend(rows: Rows, program: FrontendProgram) -> None:
     _table(rows, family, "frontends" if address else "nodeports")[key] = f"goto {pick_name(not address, size, sticky)}"
     _fill_slots(_table(rows, family, prefix + "endpoints"), key, pool.backends)
     if address:
-        _table(rows, family, "masquerades")[key] = masquerade
+        _table(rows, family, "masquerades")[key] = f"goto masquerade-{masquerade.removesuffix('-only')}"
     else:
         verdicts = _table(rows, family, "nodeport-masquerades")
         for backend in pool.backends:
-            verdicts[key + endpoint_value(*backend)] = f"goto nodeport-{masquerade.removeprefix('goto ')}"
+            verdicts[key + endpoint_value(*backend)] = f"goto nodeport-masquerade-{masquerade}"
 
 
 def _fill_slots(endpoints: dict[Key, Value], key: bytes, backends: Sequence[Backend]) -> None:

@@ -13,7 +13,7 @@ import sys
 from kpx.dataplanes.nftables.rules import Chain, Rule, Words
 from kpx.dataplanes.nftables.schema import NFPROTOS
 from kpx.kernel.wire import nft_expression as x
-from kpx.kernel.wire.nft import NF_DROP, NFT_GOTO, BaseHook
+from kpx.kernel.wire.nft import NF_DROP, NFT_GOTO, NFT_RETURN, BaseHook
 from kpx.model.addresses import Family
 from kpx.model.facts import DetectLocal, LocalDetector, NodeFacts
 
@@ -80,6 +80,7 @@ def _forwarding(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
         Chain(
             "forwarding",
             (
+                _taken_by_ipvs(facts),
                 *_learning_rules(facts.local_detector, family),
                 Rule("an address and port of a Service", (*w.frontend(), x.map_verdict("frontends", 0))),
                 Rule(
@@ -89,6 +90,18 @@ def _forwarding(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
             ),
         ),
     )
+
+
+def _taken_by_ipvs(facts: NodeFacts) -> Rule:
+    """
+    Leave alone what the ipvs data plane has steered to a virtual server.
+
+    While a host moves from one data plane to the other both are in place, and exactly one may translate a flow. Which one, the
+    lower of our mark bits says; nobody sets it unless the ipvs data plane is there.
+    """
+    steer = (facts.mark_bits & -facts.mark_bits).to_bytes(4, sys.byteorder)
+    marked = (x.meta(x.META_MARK, 0), x.mask(steer, 0), x.compare(x.CMP_NEQ, ZERO, 0))
+    return Rule("packets that the ipvs data plane takes", (*marked, x.verdict(NFT_RETURN)))
 
 
 def _refusing(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
