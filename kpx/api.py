@@ -173,7 +173,8 @@ def open_dataplane(name: str = "nftables", kernel: bool = True) -> Dataplane:
     Open a data plane by name ("auto" takes the best this host has); close it after use.
 
     Args:
-        kernel: False for its pure part only (`render`, `row_command`), which works on any machine.
+        kernel: False for its pure part only (`render`, `row_command`), which works on any machine; "auto" is then a guess that
+            asks no kernel.
 
     Raises:
         CapabilityError: this host cannot run it. ConfigError: there is none of that name.

@@ -7,12 +7,17 @@ The only place that knows concrete classes; everything it opens speaks through t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
+import msgspec
+
 from kpx.agent.config import Config
+from kpx.agent.mode import AUTO, decide, in_place, supposed
 from kpx.dataplanes.base import Dataplane
+from kpx.dataplanes.registry import FACTORIES, may_be_present
 from kpx.dataplanes.registry import open_dataplane as open_by_name
-from kpx.errors import ConfigError
+from kpx.errors import CapabilityError, ConfigError
 from kpx.host.addresses import AddressWatch, HostAddresses, read_addresses
 from kpx.host.node import NodeSettings, node_name, supported_families
 from kpx.host.node import node_facts as assemble_facts
@@ -24,7 +29,9 @@ from kpx.sources.base import Source
 from kpx.sources.manifests import ManifestSource
 
 __all__ = [
+    "as_in_place",
     "dataplane_name",
+    "dataplanes_to_clean",
     "host_addresses",
     "node_facts",
     "node_name",
@@ -59,14 +66,50 @@ def open_source(config: Config) -> Source:
     return ManifestSource(config.manifests)
 
 
-def dataplane_name(config: Config) -> str:
-    """Return the data plane the settings mean."""
-    return "nftables" if config.proxy_mode == "auto" else config.proxy_mode
+def dataplane_name(config: Config, kernel: bool = True) -> str:
+    """
+    Return the data plane the settings mean; see `kpx.agent.mode`.
+
+    Args:
+        kernel: ask the kernel when it matters, the first time in this process. Otherwise what was found then, or a guess that
+            needs no privilege.
+
+    Raises:
+        CapabilityError: with `kernel`, ipvs was asked for by name and this host lacks something for it.
+    """
+    return (decide if kernel else supposed)(config.proxy_mode).name
+
+
+def as_in_place(config: Config) -> Config:
+    """Return the settings with --proxy-mode auto replaced by the data plane that is in the kernel, for verbs that read it."""
+    return msgspec.structs.replace(config, proxy_mode=in_place(config.proxy_mode).name)
 
 
 def open_dataplane(config: Config, kernel: bool = True) -> Dataplane:
-    """Open the data plane the settings name; without `kernel` only its pure verbs may be used."""
-    return open_by_name(dataplane_name(config), kernel)
+    """
+    Open the data plane the settings name; without `kernel` only its pure verbs may be used.
+
+    Raises:
+        CapabilityError: see `dataplane_name`.
+    """
+    return open_by_name(dataplane_name(config, kernel), kernel)
+
+
+def dataplanes_to_clean(config: Config) -> Iterator[Dataplane]:
+    """
+    Open the data planes that may have something to clean up: the one that is named, with auto every one this host can have.
+
+    What a host lacks since it ran a data plane is no obstacle to removing what is left.
+
+    Raises:
+        CapabilityError: the one that is named cannot be opened.
+    """
+    if config.proxy_mode != AUTO:
+        yield open_by_name(config.proxy_mode)
+        return
+    for name in filter(may_be_present, sorted(FACTORIES)):
+        with contextlib.suppress(CapabilityError):
+            yield open_by_name(name)
 
 
 def host_addresses() -> HostAddresses:
@@ -89,6 +132,11 @@ def node_settings(config: Config) -> NodeSettings:
         node_port_ranges=None if ranges == ("primary",) else tuple(parse_prefix(text) for text in ranges),
         families=supported_families(),
         masquerade_all=config.masquerade_all,
+        per_address=dataplane_name(config, kernel=False) == "ipvs",
+        scheduler=config.ipvs_scheduler,
+        mark_bits=config.mark_bits,
+        drain_timeout_s=config.drain_timeout_s,
+        drain_grace_s=config.drain_grace_s,
     )
 
 

@@ -16,6 +16,7 @@ import msgspec
 from kpx.agent.settings import Setting, SettingValue, value_of, wrong
 from kpx.errors import ConfigError
 from kpx.model.addresses import Family, Prefix, family_of, parse_address, parse_prefix
+from kpx.model.decode_scheduler import is_scheduler_name
 from kpx.model.facts import DetectLocal
 
 __all__ = ["SETTINGS", "Config", "Setting", "make_config", "parse_listen_address"]
@@ -30,6 +31,14 @@ DETECT_LOCAL_NAMES: Final = {
 
 ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104
 """Means: not stated. Health checks come from other machines, so every address answers them, as with kube-proxy."""
+
+LONGEST_S: Final = 0x7FFFFFFF // 1000
+"""Longest timeout the kernel takes, seconds: of IPVS (ip_vs_set_timeout) and of elements of ipsets (IPSET_MAX_TIMEOUT)."""
+
+_KERNEL_SECONDS: Final = frozenset(
+    ("ipvs_tcp_timeout_s", "ipvs_tcpfin_timeout_s", "ipvs_udp_timeout_s", "drain_timeout_s", "drain_grace_s")
+)
+"""Fields that the kernel keeps as whole seconds."""
 
 # fmt: off
 SETTINGS: Final = (
@@ -53,6 +62,24 @@ SETTINGS: Final = (
             "Masquerade all traffic to ClusterIPs"),
     Setting("nodeport-addresses", "nodeport_addresses", "list", ("primary",), "ranges",
             "Addresses that answer on node ports: ranges, or the word primary for the address of the node"),
+    Setting("ipvs-scheduler", "ipvs_scheduler", "text", "rr", "scheduler",
+            "How ipvs spreads new connections of Services without annotation kpx.io/scheduler, as the kernel spells it"),
+    Setting("ipvs-strict-arp", "ipvs_strict_arp", "flag", False, "",
+            "With ipvs, answer ARP only on the interface that has the address (arp_ignore 1, arp_announce 2)"),
+    Setting("ipvs-run-estimation", "ipvs_run_estimation", "flag", True, "",
+            "With ipvs, let the kernel compute rates of connections and bytes; costs time with thousands of endpoints"),
+    Setting("ipvs-tcp-timeout", "ipvs_tcp_timeout_s", "seconds", 0.0, "seconds",
+            "With ipvs, how long an idle TCP connection is remembered; 0 leaves what the kernel has"),
+    Setting("ipvs-tcpfin-timeout", "ipvs_tcpfin_timeout_s", "seconds", 0.0, "seconds",
+            "With ipvs, how long a TCP connection is remembered after FIN; 0 leaves what the kernel has"),
+    Setting("ipvs-udp-timeout", "ipvs_udp_timeout_s", "seconds", 0.0, "seconds",
+            "With ipvs, how long an idle UDP flow is remembered; 0 leaves what the kernel has"),
+    Setting("drain-timeout", "drain_timeout_s", "seconds", 3600.0, "seconds",
+            "With ipvs, longest time a TCP endpoint that takes no new connections keeps those it has"),
+    Setting("drain-grace", "drain_grace_s", "seconds", 60.0, "seconds",
+            "With ipvs, how long a TCP endpoint keeps its connections once no EndpointSlice lists it"),
+    Setting("mark-bits", "mark_bits", "mask", 0x3000, "bits",
+            "The two bits of packet marks that ipvs uses, none that other software uses; the rest are never changed"),
     Setting("healthz-bind-address", "healthz_bind_address", "text", f"{ANY_ADDRESS}:10256", "ip:port",
             "Where /healthz and /livez are served; empty for nowhere"),
     Setting("metrics-bind-address", "metrics_bind_address", "text", "127.0.0.1:10249", "ip:port",
@@ -78,6 +105,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         cluster_cidr: range texts, at most one of each family.
         detect_local_mode: a key of `DETECT_LOCAL_NAMES`.
         nodeport_addresses: range texts, or ("primary",).
+        ipvs_tcp_timeout_s, ipvs_tcpfin_timeout_s, ipvs_udp_timeout_s: seconds; 0 leaves what the kernel has.
+        drain_timeout_s, drain_grace_s: seconds.
+        mark_bits: exactly two bits of 32.
         min_sync_period_s, sync_period_s: seconds.
 
     Raises:
@@ -94,6 +124,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pod_interface_name_prefix: str = ""
     masquerade_all: bool = False
     nodeport_addresses: tuple[str, ...] = ("primary",)
+    ipvs_scheduler: str = "rr"
+    ipvs_strict_arp: bool = False
+    ipvs_run_estimation: bool = True
+    ipvs_tcp_timeout_s: float = 0.0
+    ipvs_tcpfin_timeout_s: float = 0.0
+    ipvs_udp_timeout_s: float = 0.0
+    drain_timeout_s: float = 3600.0
+    drain_grace_s: float = 60.0
+    mark_bits: int = 0x3000
     healthz_bind_address: str = f"{ANY_ADDRESS}:10256"
     metrics_bind_address: str = "127.0.0.1:10249"
     min_sync_period_s: float = 0.0
@@ -104,6 +143,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _check_modes(self)
         _check_addresses(self)
+        _check_ipvs(self)
         for name, address in (("healthz", self.healthz_bind_address), ("metrics", self.metrics_bind_address)):
             if address:
                 parse_listen_address(f"--{name}-bind-address", address)
@@ -135,8 +175,9 @@ def make_config(given: Mapping[str, object]) -> Config:
     unknown = given.keys() - {setting.field for setting in SETTINGS}
     if unknown:
         raise ConfigError(f"{sorted(unknown)[0]!r} is not a setting of kpx")
-    if not values.get("nodeport_addresses", True):
-        del values["nodeport_addresses"]
+    for field in ("nodeport_addresses", "ipvs_scheduler"):
+        if not values.get(field, True):  # Nobody wishes for none; kube-proxy reads both as its default, too.
+            del values[field]
     if ":" in str(values.get("bind_address", "")):
         values.setdefault("healthz_bind_address", "[::]:10256")
         values.setdefault("metrics_bind_address", "[::1]:10249")
@@ -162,10 +203,8 @@ def parse_listen_address(option: str, text: str) -> tuple[str, int]:
 
 
 def _check_modes(config: Config) -> None:
-    if config.proxy_mode == "ipvs":
-        raise wrong("--proxy-mode", "the ipvs data plane is not part of this release yet; use nftables")
-    if config.proxy_mode not in ("auto", "nftables"):
-        raise wrong("--proxy-mode", f"{config.proxy_mode!r} is none of auto, nftables")
+    if config.proxy_mode not in ("auto", "nftables", "ipvs"):
+        raise wrong("--proxy-mode", f"{config.proxy_mode!r} is none of auto, nftables, ipvs")
     if config.log_format not in ("text", "json"):
         raise wrong("--log-format", f"{config.log_format!r} is none of text, json")
     if config.detect_local_mode not in DETECT_LOCAL_NAMES:
@@ -182,6 +221,17 @@ def _check_interface(option: str, name: str, mode: str) -> None:
         raise wrong(option, f"is needed by --detect-local-mode {mode}")
     if len(name.encode()) > 15 or name in (".", "..") or any(c in "/:" or c.isspace() for c in name):
         raise wrong(option, f"{name!r} cannot be an interface name")
+
+
+def _check_ipvs(config: Config) -> None:
+    if not is_scheduler_name(config.ipvs_scheduler):
+        raise wrong("--ipvs-scheduler", f"{config.ipvs_scheduler!r} is not the name of a scheduler; write one like rr, wlc or mh")
+    for setting in SETTINGS:
+        value = getattr(config, setting.field)
+        if setting.field in _KERNEL_SECONDS and not (value == 0 or 1 <= value <= LONGEST_S):
+            raise wrong(setting.option, f"must be 0, or 1 to {LONGEST_S} seconds")
+    if not 0 < config.mark_bits < 1 << 32 or config.mark_bits.bit_count() != 2:
+        raise wrong("--mark-bits", f"{config.mark_bits:#x} does not have exactly two of 32 bits; write something like 0x3000")
 
 
 def _check_addresses(config: Config) -> None:

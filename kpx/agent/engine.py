@@ -11,13 +11,17 @@ from __future__ import annotations
 import errno
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
+
+import msgspec
 
 from kpx import log
 from kpx.agent.compiler import Changes, Compiler
 from kpx.agent.connections import Connections, Flows
 from kpx.agent.rounds import Difference, Round, Tally, tally
+from kpx.agent.schedulers import Schedulers
 from kpx.agent.status import Findings, Refusals
 from kpx.cluster.events import Event
 from kpx.cluster.view import ClusterView
@@ -26,8 +30,8 @@ from kpx.model.addresses import Address, Family
 from kpx.model.facts import NodeFacts
 from kpx.model.names import ObjectName
 from kpx.model.node import Node
-from kpx.policy.claims import claim_on
-from kpx.policy.desired import Frontend, ServiceProgram
+from kpx.policy.claims import NODE_PORT_ADDRESS, claim_on
+from kpx.policy.desired import Backend, Frontend, ServiceProgram
 from kpx.reconcile.delta import DeltaTable
 from kpx.reconcile.plan import Operation, Outcome, Plan, Verb
 from kpx.reconcile.rows import Rows, Table
@@ -37,7 +41,10 @@ logger = logging.getLogger(__name__)
 SPELLED_ROWS: Final = 10
 """How many differing rows are spelled out when somebody touched our tables; the rest is counted."""
 
-SURPRISES: Final = frozenset((errno.ENOENT, errno.EEXIST))
+AUDITED_SERVICES: Final = 100
+"""How many Services have each of their rows looked at in one audit."""
+
+SURPRISES: Final = frozenset((errno.ENOENT, errno.EEXIST, errno.ESRCH))
 """Refusals that mean the kernel is not as remembered."""
 
 SETTLE_RETRY_S: Final = 1.0
@@ -76,6 +83,8 @@ class Engine:
         self.refusals = Refusals(self._owner_of, self._spelled, retry_limit_s)
         self._compiler = Compiler(dataplane, facts)
         self._connections = Connections(dataplane, flows)
+        self._schedulers = Schedulers(dataplane.missing_schedulers)
+        self._audited: deque[ObjectName] = deque()
         self._dataplane = dataplane
         self._clock = clock
         self._host: frozenset[Address] = frozenset()
@@ -110,15 +119,21 @@ class Engine:
 
     def fold(self, events: Iterable[Event]) -> None:
         """Take note of events; nothing is computed or written yet."""
+        events = tuple(events)
+        self._schedulers.hear(events)
         self._compiler.fold(events)
 
     def reread(self, events: Iterable[Event]) -> None:
         """Forget everything heard and hear this instead; the kernel is read again with the next round, too."""
+        events = tuple(events)
+        self._schedulers.hear(events)
+        self._schedulers.ask_again()
         self._compiler.reread(events)
         self._drift("reload")
 
     def set_facts(self, facts: NodeFacts) -> None:
         """Let this be the node from the next round on; everything is compiled again when it differs."""
+        facts = msgspec.structs.replace(facts, missing_schedulers=self._compiler.facts.missing_schedulers)
         if facts != self._compiler.facts:
             self._compiler.facts = facts
             self._drift("facts")
@@ -128,7 +143,15 @@ class Engine:
         self._host = addresses
 
     def compile(self) -> Changes:
-        """Bring programs and desired rows up to date; return the Services that changed. Writes nothing."""
+        """
+        Bring programs and desired rows up to date; return the Services that changed. Writes nothing.
+
+        Raises:
+            KernelError: it could not be asked for a scheduler that is new.
+        """
+        missing = self._schedulers.missing(self.facts) if self.view.synced else self.facts.missing_schedulers
+        if missing != self.facts.missing_schedulers:
+            self._compiler.facts = msgspec.structs.replace(self.facts, missing_schedulers=missing)
         changes = self._compiler.compile()
         for name, change in changes.items():
             self.findings.replace(name, change.after.findings if change.after else ())
@@ -142,6 +165,7 @@ class Engine:
     def difference(self) -> Difference:
         """Compile, read the kernel and compare; writes nothing at all."""
         self.compile()
+        self._dataplane.expect(self.facts)
         observed = self._dataplane.observe()
         self._learn(observed.rows)
         return Difference(self.delta.plan(), observed.differences, observed)
@@ -188,6 +212,46 @@ class Engine:
         """Return when a round is due though nothing happens, monotonic seconds, or None."""
         times = (self.refusals.next_due(), self._settle_at)
         return min((time for time in times if time is not None), default=None)
+
+    def tend(self) -> int:
+        """
+        Let the data plane delete endpoints that have drained; return how many.
+
+        Raises:
+            KernelError: it cannot be done; it stays due.
+        """
+        return self._dataplane.tend(self._is_listed)
+
+    def tend_deadline(self) -> float | None:
+        """Return when `tend` has something to do, monotonic seconds."""
+        return self._dataplane.deadline()
+
+    def audit(self) -> list[str]:
+        """
+        Look whether others touched what is ours and nobody told; return a sentence for each difference, [] while rows wait.
+
+        Each time other Services are looked at row by row, so that all have been after some time.
+
+        Raises:
+            KernelError: the kernel cannot be read.
+        """
+        if self._adrift or not self.delta.is_clean:
+            return []
+        if not self._audited:
+            self._audited.extend(self.programs)
+        sample = DeltaTable()
+        for _ in range(min(AUDITED_SERVICES, len(self._audited))):
+            program = self.programs.get(self._audited.popleft())
+            if program is not None:
+                sample.replace({}, self._dataplane.render_service(program, self.facts))
+        return self._dataplane.audit(self.row_counts, sample.desired_rows())
+
+    def _is_listed(self, frontend: Frontend, backend: Backend) -> bool:
+        """Tell whether an endpoint's address is in a slice of the Service that owns a frontend (G6)."""
+        owner = self._owner(frontend)
+        program = self.programs.get(owner) if owner else None
+        ports = program.ports if program else ()
+        return any(backend.address == known.address for port in ports for known in port.listed)
 
     def _drift(self, reason: str) -> None:
         """Read the kernel in the next round; the first reason is kept until then, "start" above all."""
@@ -279,7 +343,15 @@ class Engine:
 
     def _owner_of(self, operation: Operation) -> ObjectName | None:
         frontend = self._dataplane.row_frontend(operation.table, operation.key)
-        return self._compiler.claims.owner(claim_on(frontend)) if frontend else None
+        return self._owner(frontend) if frontend else None
+
+    def _owner(self, frontend: Frontend) -> ObjectName | None:
+        """Return the Service that has a frontend; one on an address of this host may be a node port (V12)."""
+        claims = self._compiler.claims
+        owner = claims.owner(claim_on(frontend))
+        if owner is None and frontend.address in self._host:
+            owner = claims.owner(claim_on(frontend._replace(address=NODE_PORT_ADDRESS)))
+        return owner
 
     def _spelled(self, operation: Operation) -> str:
         value = operation.old if operation.verb is Verb.REMOVE else operation.new

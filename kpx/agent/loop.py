@@ -12,11 +12,12 @@ import logging
 import selectors
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple
 
 from kpx import log
 from kpx.agent.engine import Engine
+from kpx.agent.handover import Handover
 from kpx.agent.health import Health
 from kpx.agent.hearing import Hearing
 from kpx.agent.lock import AgentLock
@@ -25,6 +26,7 @@ from kpx.agent.notify import Notifier
 from kpx.agent.pacing import Pacing, RepairPace
 from kpx.agent.rounds import Round, log_round
 from kpx.agent.signals import Signals
+from kpx.agent.tending import Tending
 from kpx.agent.triggers import Triggers
 from kpx.cluster.events import Delete, Event, Upsert
 from kpx.dataplanes.base import Dataplane
@@ -57,6 +59,7 @@ class Surroundings(NamedTuple):
     health: Health
     metrics: Metrics
     notifier: Notifier
+    handover: Handover
 
 
 class Agent:
@@ -83,6 +86,7 @@ class Agent:
         self._read_at: float | None = None
         self._facts_made_of: tuple[Node | None, HostAddresses] | None = None
         self._stopping = False
+        self._tending = Tending(engine, around.handover, around.dataplane.audit_every_s, self._touched)
 
     def run(self) -> None:
         """Step until SIGTERM or SIGINT, once started; forwarding stays as it is afterwards (16.6)."""
@@ -109,6 +113,7 @@ class Agent:
         self._around.dataplane.touched()
         self._pacing.began()
         self._tell(self.engine.round("start", self._read_at))
+        self._tending.begin()
         self._around.notifier.ready()
         rows = sum(self.engine.row_counts.values())
         log.event(logger, logging.INFO, "ready", services=len(self.engine.programs), rows=rows)
@@ -133,9 +138,10 @@ class Agent:
             self._on_source()
         if not self._stopping:
             self._act(time.monotonic())
+            self._tending.act(time.monotonic())
 
     def _timeout(self, longest_s: float | None) -> float | None:
-        times = [self._hearing.deadline(), self._alive_at, self._act_at()]
+        times = [self._hearing.deadline(), self._alive_at, self._act_at(), self._tending.deadline()]
         due = min((at for at in times if at is not None), default=None)
         wait = None if due is None else max(0.0, due - time.monotonic())
         return wait if longest_s is None else min(longest_s, longest_s if wait is None else wait)
@@ -220,7 +226,10 @@ class Agent:
         self._refresh_facts()
 
     def _on_dataplane(self) -> None:
-        touches = self._around.dataplane.touched()
+        self._touched(self._around.dataplane.touched())
+
+    def _touched(self, touches: Collection[str]) -> None:
+        """Let the next round but few read the kernel, when others touched what is ours."""
         if touches:
             self._touches.update(dict.fromkeys(list(touches)[:REMEMBERED_TOUCHES]))
             self._repairs.notice()

@@ -16,6 +16,7 @@ from kpx.agent.assemble import KernelAddresses, dataplane_name, node_facts, open
 from kpx.agent.config import Config, parse_listen_address
 from kpx.agent.connections import Flows
 from kpx.agent.engine import Engine
+from kpx.agent.handover import Handover, others_than
 from kpx.agent.health import Health
 from kpx.agent.lock import AgentLock
 from kpx.agent.loop import Agent, Surroundings
@@ -23,8 +24,11 @@ from kpx.agent.metrics import Metrics
 from kpx.agent.notify import Notifier
 from kpx.agent.rounds import Round, log_round
 from kpx.agent.signals import Signals
+from kpx.agent.tuning import tune
 from kpx.agent.web import Answer, WebServer
 from kpx.dataplanes.base import Dataplane
+from kpx.errors import KernelError
+from kpx.host import features, kube_proxy
 from kpx.host.addresses import AddressFeed
 from kpx.kernel.conntrack import ConntrackFlows
 from kpx.kernel.netlink import Netlink
@@ -42,7 +46,9 @@ def run(config: Config) -> None:
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(AgentLock())
         dataplane = stack.enter_context(contextlib.closing(open_dataplane(config)))
+        untuned = tune(config, dataplane.name)
         engine, addresses = _engine(config, dataplane, stack)
+        engine.findings.replace("tuning", untuned)
         health = Health(engine.facts.families, config.sync_period_s)
         metrics = Metrics(dataplane.name)
         for server in web_servers(config, health, metrics):
@@ -59,11 +65,13 @@ def run(config: Config) -> None:
             health=health,
             metrics=metrics,
             notifier=Notifier(),
+            handover=stack.enter_context(contextlib.closing(Handover(dataplane.name, others_than(dataplane_name(config))))),
         )
         agent = Agent(engine, around, config.min_sync_period_s, config.sync_period_s)
         stack.callback(agent.close)
         with _without_garbage_collection():
             agent.start()
+        _look_for_kube_proxy()
         agent.run()
 
 
@@ -79,13 +87,20 @@ def sync(config: Config) -> tuple[Engine, Round]:
         source = stack.enter_context(contextlib.closing(open_source(config)))
         news = source.start()
         dataplane = stack.enter_context(contextlib.closing(open_dataplane(config)))
+        untuned = tune(config, dataplane.name)
         engine, addresses = _engine(config, dataplane, stack)
+        engine.findings.replace("tuning", untuned)
         stack.enter_context(_without_garbage_collection())
         engine.findings.replace("source", news.findings)
         engine.fold(news.events)
         engine.set_facts(node_facts(config, engine.own_node, addresses.current))
         done = engine.round("sync", news.read_at)
         log_round(done)
+        handover = stack.enter_context(contextlib.closing(Handover(dataplane.name, others_than(dataplane_name(config)))))
+        handover.begin()
+        handover.step(engine.facts)
+        if not handover.is_done:
+            log.event(logger, logging.WARNING, "connections of another data plane live on; sync again, or run the agent")
         return engine, done
 
 
@@ -98,9 +113,20 @@ def _engine(config: Config, dataplane: Dataplane, stack: contextlib.ExitStack) -
     return engine, addresses
 
 
+def _look_for_kube_proxy() -> None:
+    """Warn of a kube-proxy beside us, and of what one left behind; neither stops us, since they may serve other Services."""
+    try:
+        found = features.kube_proxy(kube_proxy.running(), kube_proxy.find().counted())
+    except KernelError as error:
+        log.event(logger, logging.WARNING, "cannot look for kube-proxy", why=str(error))
+        return
+    if not found.ok:
+        log.event(logger, logging.WARNING, "kube-proxy", found=found.found, remedy=found.remedy)
+
+
 def web_servers(config: Config, health: Health, metrics: Metrics) -> Iterable[WebServer]:
     """Return the HTTP servers the settings ask for, not started (15.1, 15.2)."""
-    name = dataplane_name(config)
+    name = dataplane_name(config, kernel=False)
     settings = json.dumps({"kpx": msgspec.to_builtins(config)}, indent=2) + "\n"
     probes = {
         "/healthz": metrics.counted("healthz", health.healthz),

@@ -13,7 +13,7 @@ from typing import Final, Literal, NamedTuple
 
 from kpx.errors import ConfigError
 
-Kind = Literal["text", "flag", "number", "seconds", "list", "choice"]
+Kind = Literal["text", "flag", "number", "mask", "seconds", "list", "choice"]
 SettingValue = str | bool | int | float | tuple[str, ...]
 
 _TRUE: Final = frozenset(("1", "true", "yes", "on"))
@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     Args:
         name: as people write it: the option is `--name`, the variable `KPX_NAME`.
         field: the attribute of `Config`.
-        kind: what values it takes; a list is separated by commas.
+        kind: what values it takes; a list is separated by commas, a mask is a number that people think of in bits.
         default: in force when nobody sets it.
         unit: what the value is measured in or made of, for help texts.
         help: one sentence, without a full stop.
@@ -55,6 +55,16 @@ class Setting(NamedTuple):
         """Return the environment variable."""
         return "KPX_" + self.name.upper().replace("-", "_")
 
+    def written(self, value: SettingValue) -> str:
+        """Return a value the way people write it; `value_of` reads it back as the same value."""
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, tuple):
+            return ",".join(value)
+        if self.kind == "mask":
+            return f"{value:#x}"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
 
 def wrong(option: str, message: str) -> ConfigError:
     """Return the error for a bad value; every complaint about settings looks like this."""
@@ -72,7 +82,7 @@ def value_of(setting: Setting, given: object) -> SettingValue:
         return _list(setting, given)
     if setting.kind == "flag":
         return _flag(setting, given)
-    if setting.kind == "number":
+    if setting.kind in ("number", "mask"):
         return _number(setting, given)
     if setting.kind == "seconds":
         return _seconds(setting, given)
@@ -105,8 +115,10 @@ def _flag(setting: Setting, given: object) -> bool:
 
 
 def _number(setting: Setting, given: object) -> int:
+    """Read a whole number, decimal or with 0x in front."""
+    text = str(given).strip().lower()
     try:
-        return int(str(given).strip())
+        return int(text, 16 if text.startswith("0x") else 10)
     except ValueError:
         raise wrong(setting.option, f"{given!r} is not a whole number") from None
 

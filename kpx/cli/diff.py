@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 
 from kpx import api
+from kpx.agent.assemble import as_in_place
 from kpx.agent.config import Config
 from kpx.cli.differences import operation_json, operation_lines, sentences
-from kpx.cli.inputs import Wanted, kernel, read_wanted
+from kpx.cli.inputs import Wanted, kernel, meet, read_wanted
 from kpx.cli.options import READING, config_options
 from kpx.cli.output import bold, emit, note, output_option, waiting
 from kpx.dataplanes.base import Dataplane, Observed
@@ -30,8 +31,10 @@ def diff(ctx: click.Context, config: Config, output: str | None) -> None:
     not be; a row with another value is shown as both. Exit code 0 when equal, 1 when not. Session affinity entries are
     the kernel's own and no difference.
     """
+    config = as_in_place(config)
     wanted = read_wanted(config)
     with kernel(config, "reading") as dataplane, waiting("comparing"):
+        wanted = meet(wanted, dataplane)
         observed = dataplane.observe()
         desired = wanted.rows(dataplane)
         plan = api.diff(observed.rows, desired)

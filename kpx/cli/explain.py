@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from kpx import api
+from kpx.agent.assemble import as_in_place
 from kpx.agent.config import Config
 from kpx.cli.destination import address_value, packet_value
 from kpx.cli.differences import frontend_sentences, row_sentences
-from kpx.cli.inputs import Wanted, kernel, read_wanted
+from kpx.cli.inputs import Wanted, kernel, meet, read_wanted
 from kpx.cli.kernel_story import Held, affinity_steps, catching, client_entry, kernel_steps, kernel_verdict
 from kpx.cli.listing import affinity_json, frontend_json
 from kpx.cli.options import READING, config_options
@@ -39,6 +40,7 @@ def explain(config: Config, packet: Packet, source: Address | None, offline: boo
     packet = packet._replace(source=source)
     if offline and not config.manifests:
         raise ConfigError("--offline needs --manifests DIRECTORY: there is nothing else to tell from")
+    config = config if offline else as_in_place(config)
     wanted = read_wanted(config) if config.manifests else None
     facts = wanted.facts if wanted else api.node_facts_of(config)
     addresses = api.host_addresses().every()
@@ -64,6 +66,7 @@ def _ask_kernel(
     story: Story | None,
 ) -> Held:
     """Read the kernel's rows and find the packet in them."""
+    wanted = meet(wanted, dataplane) if wanted else None
     observed = dataplane.observe()
     frontend = catching(packet, dataplane.frontends_of(observed.rows), facts, host)
     refusal = None if frontend else dataplane.refusal_of(observed.rows, packet.destination, host)

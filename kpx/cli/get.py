@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from kpx.agent.assemble import as_in_place
 from kpx.agent.config import Config
 from kpx.cli.inputs import Wanted, kernel, read_wanted
 from kpx.cli.listing import Filter, Shown, show_affinity, show_endpoints, show_frontends, show_rows, show_services
@@ -29,6 +30,7 @@ def get(config: Config, what: str, names: tuple[str, ...], namespace: str, outpu
     (namespace/name, or the name alone) or part of a frontend such as 10.96.0.10:53. The kernel does not know Services:
     give --manifests to see their names.
     """
+    config = as_in_place(config)
     wanted = read_wanted(config) if config.manifests else None
     if wanted is None and (what == "services" or namespace):
         raise ConfigError("the kernel does not know the names of Services: give --manifests DIRECTORY, or set KPX_MANIFESTS")
@@ -51,4 +53,6 @@ def _shown(dataplane: Dataplane, what: str, wanted: Wanted | None, chosen: Filte
     frontends = dataplane.frontends_of(observed.rows)
     if what == "services" and wanted:
         return show_services(frontends, wanted.services, wanted.programs, chosen)
-    return (show_endpoints if what == "endpoints" else show_frontends)(frontends, owners, chosen)
+    if what == "endpoints":
+        return show_endpoints(frontends, dataplane.draining(), owners, chosen)
+    return show_frontends(frontends, owners, chosen)

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from kpx import api
 from kpx.agent.config import Config
 from kpx.cli.output import note, waiting
@@ -72,6 +74,21 @@ def read_wanted(config: Config, quiet: bool = False) -> Wanted:
     return wanted
 
 
+def meet(wanted: Wanted, dataplane: Dataplane) -> Wanted:
+    """
+    Let the data plane know of the node, and what is wanted know of the kernel: which of the schedulers it lacks.
+
+    Raises:
+        KernelError: it does not answer.
+    """
+    names = {wanted.facts.scheduler, *(s.scheduler for s in wanted.services.values() if s.scheduler is not None)}
+    facts = msgspec.structs.replace(wanted.facts, missing_schedulers=dataplane.missing_schedulers(names))
+    dataplane.expect(facts)
+    if facts == wanted.facts:
+        return wanted
+    return Wanted(wanted.manifests, facts, api.compile(wanted.manifests.view, facts))
+
+
 def problems(wanted: Wanted) -> list[Finding]:
     """Return everything that is wrong in the manifests: what cannot be read, and what cannot be forwarded."""
     return [*wanted.manifests.findings, *(found for program in wanted.programs.values() for found in program.findings)]
@@ -92,7 +109,7 @@ def permission(doing: str) -> Iterator[None]:
         yield
     except (PermissionDenied, PermissionError) as error:
         raise CapabilityError(
-            f"{doing} nf_tables needs CAP_NET_ADMIN in this network namespace; run kpx as root, for example with sudo"
+            f"{doing} the kernel's tables needs CAP_NET_ADMIN in this network namespace; run kpx as root, for example with sudo"
         ) from error
 
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from kpx.cli.output import Json, table
-from kpx.dataplanes.base import AffinityEntry, Dataplane, KernelFrontend, Observed
+from kpx.dataplanes.base import AffinityEntry, Dataplane, Draining, KernelFrontend, Observed
 from kpx.model.addresses import format_address
 from kpx.model.names import ObjectName, PortName
 from kpx.model.service import Service
+from kpx.policy.claims import NODE_PORT_ADDRESS
 from kpx.policy.desired import Frontend, ServiceProgram
 
 Owners = Mapping[Frontend, PortName]
@@ -54,8 +55,15 @@ class Shown(NamedTuple):
         return table(self.headers, self.rows)
 
 
+def _owner(owners: Owners, frontend: Frontend | None) -> PortName | None:
+    """Return whose a frontend is; one on an address that is nobody's may be a node port on an address of this node."""
+    if frontend is None:
+        return None
+    return owners.get(frontend) or owners.get(frontend._replace(address=NODE_PORT_ADDRESS))
+
+
 def _service(owners: Owners, frontend: Frontend | None) -> ObjectName | None:
-    owner = owners.get(frontend) if frontend else None
+    owner = _owner(owners, frontend)
     return owner.service if owner else None
 
 
@@ -103,8 +111,8 @@ def show_frontends(frontends: Iterable[KernelFrontend], owners: Owners, chosen: 
     return Shown(data, headers, rows, (*headers, "MASQUERADE", "AFFINITY", "ADDRESSES"), wide)
 
 
-def show_endpoints(frontends: Iterable[KernelFrontend], owners: Owners, chosen: Filter) -> Shown:
-    """Show one line for each endpoint of each frontend, with its slot."""
+def show_endpoints(frontends: Iterable[KernelFrontend], drains: Iterable[Draining], owners: Owners, chosen: Filter) -> Shown:
+    """Show one line for each endpoint of each frontend, with its slot; then those that drain, and for how long."""
     data, rows = [], []
     for f in frontends:
         owner = owners.get(f.frontend)
@@ -112,17 +120,46 @@ def show_endpoints(frontends: Iterable[KernelFrontend], owners: Owners, chosen: 
             continue
         for slot, backend in enumerate(f.backends):
             where = {"address": format_address(backend.address), "port": backend.port}
-            data.append({"endpoint": str(backend), **where, "slot": slot, "frontend": str(f.frontend), **owner_json(owner)})
-            rows.append((str(backend), str(f.frontend), str(slot), str(owner or "")))
-    return Shown(data, ("ENDPOINT", "FRONTEND", "SLOT", "SERVICE"), rows)
+            placed = {"slot": slot, "frontend": str(f.frontend), "state": "serving", **owner_json(owner)}
+            data.append({"endpoint": str(backend), **where, **placed})
+            rows.append((str(backend), str(f.frontend), str(slot), "serving", str(owner or "")))
+    for drain in drains:
+        owner = _owner(owners, drain.frontend)
+        if chosen.passes(drain.frontend, owner.service if owner else None):
+            data.append({**draining_json(drain), **owner_json(owner)})
+            connections = f"{drain.active + drain.inactive} connection{'' if drain.active + drain.inactive == 1 else 's'}"
+            state = f"draining for {drain.for_s:.0f}s, {connections}"
+            rows.append((str(drain.backend), str(drain.frontend), "", state, str(owner or "")))
+    return Shown(data, ("ENDPOINT", "FRONTEND", "SLOT", "STATE", "SERVICE"), rows)
+
+
+def draining_json(drain: Draining) -> dict[str, Json]:
+    """Return an endpoint that drains with the keys docs/cli.md promises; it has no slot."""
+    return {
+        "endpoint": str(drain.backend),
+        "address": format_address(drain.backend.address),
+        "port": drain.backend.port,
+        "slot": None,
+        "frontend": str(drain.frontend),
+        "state": "draining",
+        "drainingSeconds": round(drain.for_s, 1),
+        "activeConnections": drain.active,
+        "inactiveConnections": drain.inactive,
+    }
 
 
 def show_affinity(entries: Iterable[AffinityEntry], owners: Owners, chosen: Filter) -> Shown:
     """Show one line for each client that is kept on an endpoint."""
     held = [e for e in entries if chosen.passes(e.frontend, _service(owners, e.frontend))]
-    data = [affinity_json(e) | owner_json(owners.get(e.frontend)) for e in held]
+    data = [affinity_json(e) | owner_json(_owner(owners, e.frontend)) for e in held]
     rows = [
-        (format_address(e.client), str(e.frontend), str(e.backend), f"{e.expires_in_s:.0f}s", str(owners.get(e.frontend) or ""))
+        (
+            format_address(e.client),
+            str(e.frontend),
+            str(e.backend),
+            f"{e.expires_in_s:.0f}s",
+            str(_owner(owners, e.frontend) or ""),
+        )
         for e in held
     ]
     return Shown(data, ("CLIENT", "FRONTEND", "ENDPOINT", "EXPIRES-IN", "SERVICE"), rows)
@@ -146,7 +183,7 @@ def show_rows(dataplane: Dataplane, observed: Observed, owners: Owners, chosen: 
         commands = [(dataplane.row_command(region, key, value), key) for key, value in observed.rows[region].items()]
         for command, key in sorted(commands, key=lambda pair: pair[0]):
             frontend = dataplane.row_frontend(region, key)
-            owner = owners.get(frontend) if frontend else None
+            owner = _owner(owners, frontend)
             if not chosen.passes(frontend, owner.service if owner else None):
                 continue
             named = {"family": region.family, "table": region.name, "command": command}

@@ -18,13 +18,17 @@ from kpx.agent.config import SETTINGS, Config, Setting, make_config
 
 Command = Callable[..., Any]
 
-AGENT_ONLY: Final = frozenset(
-    ("healthz_bind_address", "metrics_bind_address", "min_sync_period_s", "sync_period_s", "log_format", "verbosity")
-)
-"""Fields that mean something only to a process that stays."""
+WRITING_ONLY: Final = frozenset(
+    (
+        "ipvs_strict_arp", "ipvs_run_estimation", "ipvs_tcp_timeout_s", "ipvs_tcpfin_timeout_s", "ipvs_udp_timeout_s",
+        "drain_timeout_s", "drain_grace_s", "healthz_bind_address", "metrics_bind_address", "min_sync_period_s",
+        "sync_period_s", "log_format", "verbosity",
+    )
+)  # fmt: skip
+"""Fields that mean something only to a process that stays or sets the host up, and change no row."""
 
 ALL: Final = SETTINGS
-READING: Final = tuple(setting for setting in SETTINGS if setting.field not in AGENT_ONLY)
+READING: Final = tuple(setting for setting in SETTINGS if setting.field not in WRITING_ONLY)
 """What decides about rows, thus what verbs that read need to know."""
 
 DATAPLANE: Final = tuple(setting for setting in SETTINGS if setting.field == "proxy_mode")
@@ -79,15 +83,4 @@ def _help(setting: Setting) -> str:
     """Return a sentence a stranger understands, with unit, default and variable."""
     several = "; separate with commas or repeat the option" if setting.kind == "list" else ""
     unit = "; in seconds, or like 1m30s" if setting.kind == "seconds" else ""
-    return f"{setting.help}{several}{unit}. [default: {_default(setting)}; env: {setting.variable}]"
-
-
-def _default(setting: Setting) -> str:
-    value = setting.default
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return ",".join(value) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value) if value != "" else "none"
+    return f"{setting.help}{several}{unit}. [default: {setting.written(setting.default) or 'none'}; env: {setting.variable}]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kpx.agent.config import SETTINGS, Config, make_config, parse_listen_address
+from kpx.agent.settings import value_of
 from kpx.errors import ConfigError
 from kpx.model.facts import DetectLocal
 
@@ -40,6 +41,31 @@ def test_detect_local_mode_ignores_case() -> None:
     assert config.detect_local is DetectLocal.BRIDGE_INTERFACE
 
 
+@pytest.mark.parametrize("text", ["0xC000", "0xc000", "49152", 0xC000])
+def test_mark_bits_are_hexadecimal_or_decimal(text: object) -> None:
+    assert make_config({"mark_bits": text}).mark_bits == 0xC000
+
+
+@pytest.mark.parametrize("value", [0x80000001, 0xC0000000, 0x3])
+def test_any_two_bits_of_a_mark_will_do(value: int) -> None:
+    assert make_config({"mark_bits": value}).mark_bits == value
+
+
+def test_values_are_written_the_way_they_are_read() -> None:
+    for setting in SETTINGS:
+        assert value_of(setting, setting.written(setting.default)) == setting.default
+    assert {s.name: s.written(s.default) for s in SETTINGS}["mark-bits"] == "0x3000"
+
+
+def test_no_scheduler_is_the_default_one() -> None:
+    """KubeProxyConfiguration has "" for rr (contract section 19)."""
+    assert make_config({"ipvs_scheduler": ""}).ipvs_scheduler == "rr"
+
+
+def test_every_data_plane_can_be_named() -> None:
+    assert [make_config({"proxy_mode": name}).proxy_mode for name in ("auto", "NFTables", "ipvs")] == ["auto", "nftables", "ipvs"]
+
+
 def test_empty_node_port_addresses_are_the_default() -> None:
     """`KPX_NODEPORT_ADDRESSES=` is nobody's wish for no addresses; kube-proxy reads [] as its default, too (N3)."""
     assert make_config({"nodeport_addresses": ""}).nodeport_addresses == ("primary",)
@@ -63,7 +89,6 @@ def test_stated_listen_address_beats_the_family_of_the_node() -> None:
         ({"cluster_cidr": "10.0.0.0/8,11.0.0.0/8"}, "--cluster-cidr: '11.0.0.0/8' is a second IPv4 range"),
         ({"cluster_cidr": "10.0.0.0/33"}, "--cluster-cidr: '10.0.0.0/33' is not an address range"),
         ({"bind_address": "host"}, "--bind-address: 'host' is not an IP address"),
-        ({"proxy_mode": "ipvs"}, "--proxy-mode: the ipvs data plane is not part of this release yet"),
         ({"proxy_mode": "iptables"}, "--proxy-mode: 'iptables' is none of auto, nftables, ipvs"),
         ({"detect_local_mode": "magic"}, "--detect-local-mode: 'magic' is none of ClusterCIDR, NodeCIDR, BridgeInterface"),
         ({"detect_local_mode": "BridgeInterface"}, "--pod-bridge-interface: is needed by --detect-local-mode BridgeInterface"),
@@ -82,6 +107,19 @@ def test_stated_listen_address_beats_the_family_of_the_node() -> None:
         ({"sync_period_s": "nan"}, "--sync-period: 'nan' is not a duration"),
         ({"masquerade_all": "maybe"}, "--masquerade-all: 'maybe' is neither true nor false"),
         ({"verbosity": "loud"}, "--verbosity: 'loud' is not a whole number"),
+        ({"ipvs_scheduler": "least conn"}, "--ipvs-scheduler: 'least conn' is not the name of a scheduler; write one like rr"),
+        ({"ipvs_scheduler": "WLC"}, "--ipvs-scheduler: 'WLC' is not the name of a scheduler"),
+        ({"ipvs_tcp_timeout_s": "500ms"}, "--ipvs-tcp-timeout: must be 0, or 1 to 2147483 seconds"),
+        ({"ipvs_tcpfin_timeout_s": "-1"}, "--ipvs-tcpfin-timeout: '-1' is not a duration"),
+        ({"ipvs_udp_timeout_s": "2147484"}, "--ipvs-udp-timeout: must be 0, or 1 to 2147483 seconds"),
+        ({"drain_timeout_s": "1000h"}, "--drain-timeout: must be 0, or 1 to 2147483 seconds"),
+        ({"drain_grace_s": "0.5"}, "--drain-grace: must be 0, or 1 to 2147483 seconds"),
+        ({"mark_bits": "0x4000"}, "--mark-bits: 0x4000 does not have exactly two of 32 bits; write something like 0x3000"),
+        ({"mark_bits": "7"}, "--mark-bits: 0x7 does not have exactly two of 32 bits"),
+        ({"mark_bits": "0"}, "--mark-bits: 0x0 does not have"),
+        ({"mark_bits": "-3"}, "--mark-bits: -0x3 does not have"),
+        ({"mark_bits": "0x180000000"}, "--mark-bits: 0x180000000 does not have"),
+        ({"mark_bits": "0xpq"}, "--mark-bits: '0xpq' is not a whole number"),
         ({"colour": "red"}, "'colour' is not a setting of kpx"),
     ],
 )

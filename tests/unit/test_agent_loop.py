@@ -17,6 +17,7 @@ from agent_builders import REFUSED_ERRNO, MemoryFlows, backends_of, eps, front, 
 from policy_builders import FACTS, addresses
 
 from kpx.agent.engine import Engine
+from kpx.agent.handover import Handover
 from kpx.agent.health import Health
 from kpx.agent.lock import AgentLock, holder
 from kpx.agent.loop import Agent, Surroundings
@@ -45,7 +46,7 @@ class World:
     def __init__(self, stack: ExitStack, watchdog_usec: int = 0, sync_period_s: float = 30.0) -> None:
         self.source = MemorySource(*EVENTS)
         self.next_sources: list[MemorySource] = []
-        self.dataplane = MemoryDataplane()
+        self.dataplane, self.former = MemoryDataplane(), MemoryDataplane()
         self.host = MemoryHost(("eth0", "192.0.2.1", 24))
         self.flows = MemoryFlows()
         self.lock_name = f"\0kpx-test-{uuid.uuid4().hex}"
@@ -68,6 +69,7 @@ class World:
             health=self.health,
             metrics=self.metrics,
             notifier=Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": str(watchdog_usec)}),
+            handover=Handover("memory", {"old": lambda: self.former}),
         )
         self.agent = Agent(self.engine, around, 0.0, sync_period_s)
         stack.callback(self.agent.close)

@@ -70,11 +70,7 @@ def test_setting_has_its_default_in_the_documentation(setting) -> None:  # type:
     line = re.search(rf"^\| `{setting.option}`[^|]*\|([^|]*)\|", SECTIONS["Settings"], re.MULTILINE)
     assert line
 
-    default = {"flag": "no", "list": ",".join(setting.default) if setting.kind == "list" else ""}.get(
-        setting.kind, setting.default
-    )
-    text = f"{default:g}" if isinstance(default, float) else str(default)
-    assert line[1].strip().strip("`") == (text or "none")
+    assert line[1].strip().strip("`") == (setting.written(setting.default) or "none")
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kpx.cli.listing import Filter, show_affinity, show_endpoints, show_frontends, show_services
-from kpx.dataplanes.base import AffinityEntry, KernelFrontend
+from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend
 from kpx.model.addresses import Address, Family, parse_address
 from kpx.model.names import ObjectName, PortName, Protocol
 from kpx.model.service import Service, ServicePort
@@ -76,9 +76,24 @@ def test_names_narrow_the_answer() -> None:
 
 
 def test_endpoints_are_listed_by_slot() -> None:
-    data = show_endpoints(HELD, OWNERS, Filter(("10.96.0.10",))).data
+    data = show_endpoints(HELD, [], OWNERS, Filter(("10.96.0.10",))).data
 
     assert [(item["endpoint"], item["slot"]) for item in data] == [("10.1.0.7:8080", 0), ("10.1.0.8:8080", 1)]
+
+
+def test_endpoints_that_drain_are_listed_with_their_age_and_connections() -> None:
+    asked = NODE_PORT._replace(address=parse_address("192.0.2.1"))
+    drains = [Draining(CLUSTER, B, 61.04, 2, 1), Draining(asked, A, 3.0, 1, 0)]
+
+    shown = show_endpoints([], drains, OWNERS, Filter())
+
+    assert [(item["state"], item["drainingSeconds"], item["activeConnections"]) for item in shown.data] == [
+        ("draining", 61.0, 2),
+        ("draining", 3.0, 1),
+    ]
+    assert [item["service"] for item in shown.data] == ["shop/web", "shop/web"], "a node port is recognised by its number"
+    assert "draining for 61s, 3 connections" in shown.text(wide=False)
+    assert "draining for 3s, 1 connection " in shown.text(wide=False)
 
 
 def test_affinity_names_client_and_endpoint() -> None:

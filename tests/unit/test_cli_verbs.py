@@ -16,6 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from kpx.agent import mode
 from kpx.agent.lock import AgentLock, holder
 from kpx.cli import main
 from kpx.dataplanes import registry
@@ -69,10 +70,18 @@ class ForbiddenDataplane(MemoryDataplane):
         raise PermissionDenied("delete table ip kpx", 1)
 
 
+@pytest.fixture(autouse=True)
+def one_dataplane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine can do, nftables is the only data plane there is, and the one these tests replace."""
+    monkeypatch.delitem(registry.FACTORIES, "ipvs")
+    monkeypatch.setattr(mode, "_decided", {})
+
+
 @pytest.fixture
 def plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryDataplane]:
     """The kernel of this test."""
     with contextlib.closing(MemoryDataplane()) as memory:
+        memory.name = "nftables"
         monkeypatch.setitem(registry.FACTORIES, "nftables", lambda kernel: memory)
         yield memory
 
@@ -308,10 +317,10 @@ def test_without_permission_the_answer_is_what_to_do(manifests: Path, monkeypatc
         for arguments in (("get", "rows"), ("diff",), ("cleanup",), ("sync",)):
             result = kpx(*arguments)
             assert result.exit_code == 4, arguments
-            assert "nf_tables needs CAP_NET_ADMIN" in result.stderr.splitlines()[-1]
+            assert "the kernel's tables needs CAP_NET_ADMIN" in result.stderr.splitlines()[-1]
         story = kpx("explain", "10.96.0.10:80")
         assert story.exit_code == 0
-        assert "The kernel was not consulted: reading nf_tables needs CAP_NET_ADMIN" in story.stdout
+        assert "The kernel was not consulted: reading the kernel's tables needs CAP_NET_ADMIN" in story.stdout
 
 
 def test_mistakes_in_manifests_are_named_and_stop_nothing(synced: MemoryDataplane, manifests: Path) -> None:

@@ -76,9 +76,7 @@ def default_in_words(setting: Setting) -> str:
         return "on" if setting.default else "off"
     if setting.kind == "seconds":
         return f"{setting.default:g} s"
-    if isinstance(setting.default, tuple):
-        return ",".join(setting.default) or "none"
-    return str(setting.default) or "none"
+    return setting.written(setting.default) or "none"
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
