@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
@@ -20,7 +19,9 @@ import msgspec
 from kpx import log
 from kpx.agent.compiler import Changes, Compiler
 from kpx.agent.connections import Connections, Flows
+from kpx.agent.owners import Owners
 from kpx.agent.rounds import Difference, Round, Tally, tally
+from kpx.agent.sampling import Sampling
 from kpx.agent.schedulers import Schedulers
 from kpx.agent.status import Findings, Refusals
 from kpx.cluster.events import Event
@@ -30,8 +31,7 @@ from kpx.model.addresses import Address, Family
 from kpx.model.facts import NodeFacts
 from kpx.model.names import ObjectName
 from kpx.model.node import Node
-from kpx.policy.claims import NODE_PORT_ADDRESS, claim_on
-from kpx.policy.desired import Backend, Frontend, ServiceProgram
+from kpx.policy.desired import Frontend, ServiceProgram
 from kpx.reconcile.delta import DeltaTable
 from kpx.reconcile.plan import Operation, Outcome, Plan, Verb
 from kpx.reconcile.rows import Rows, Table
@@ -40,9 +40,6 @@ logger = logging.getLogger(__name__)
 
 SPELLED_ROWS: Final = 10
 """How many differing rows are spelled out when somebody touched our tables; the rest is counted."""
-
-AUDITED_SERVICES: Final = 100
-"""How many Services have each of their rows looked at in one audit."""
 
 SURPRISES: Final = frozenset((errno.ENOENT, errno.EEXIST, errno.ESRCH))
 """Refusals that mean the kernel is not as remembered."""
@@ -84,10 +81,10 @@ class Engine:
         self._compiler = Compiler(dataplane, facts)
         self._connections = Connections(dataplane, flows)
         self._schedulers = Schedulers(dataplane.missing_schedulers)
-        self._audited: deque[ObjectName] = deque()
+        self._sampling = Sampling(self._compiler, dataplane)
+        self._owners = Owners(self._compiler)
         self._dataplane = dataplane
         self._clock = clock
-        self._host: frozenset[Address] = frozenset()
         self._settle_at: float | None = None
         self._adrift = True
         self._reason_adrift = "start"
@@ -140,7 +137,7 @@ class Engine:
 
     def set_host(self, addresses: frozenset[Address]) -> None:
         """Let these be all addresses of the host; they decide which flows were to a node port of this node (U5)."""
-        self._host = addresses
+        self._owners.host = addresses
 
     def compile(self) -> Changes:
         """
@@ -220,7 +217,7 @@ class Engine:
         Raises:
             KernelError: it cannot be done; it stays due.
         """
-        return self._dataplane.tend(self._is_listed)
+        return self._dataplane.tend(self._owners.is_listed)
 
     def tend_deadline(self) -> float | None:
         """Return when `tend` has something to do, monotonic seconds."""
@@ -237,21 +234,7 @@ class Engine:
         """
         if self._adrift or not self.delta.is_clean:
             return []
-        if not self._audited:
-            self._audited.extend(self.programs)
-        sample = DeltaTable()
-        for _ in range(min(AUDITED_SERVICES, len(self._audited))):
-            program = self.programs.get(self._audited.popleft())
-            if program is not None:
-                sample.replace({}, self._dataplane.render_service(program, self.facts))
-        return self._dataplane.audit(self.row_counts, sample.desired_rows())
-
-    def _is_listed(self, frontend: Frontend, backend: Backend) -> bool:
-        """Tell whether an endpoint's address is in a slice of the Service that owns a frontend (G6)."""
-        owner = self._owner(frontend)
-        program = self.programs.get(owner) if owner else None
-        ports = program.ports if program else ()
-        return any(backend.address == known.address for port in ports for known in port.listed)
+        return self._dataplane.audit(self.row_counts, self._sampling.next())
 
     def _drift(self, reason: str) -> None:
         """Read the kernel in the next round; the first reason is kept until then, "start" above all."""
@@ -289,7 +272,7 @@ class Engine:
         rows = self._count_rows(plan, outcome)
         self.refusals.record(outcome, plan, self.delta.diverges, self._clock())
         ended = self._clock()
-        forgotten = self._connections.settle(self.programs, self.facts, self._host)
+        forgotten = self._connections.settle(self.programs, self.facts, self._owners.host)
         self._settle_at = ended + SETTLE_RETRY_S if self._connections.owing else None
         return Round(
             reason,
@@ -343,15 +326,7 @@ class Engine:
 
     def _owner_of(self, operation: Operation) -> ObjectName | None:
         frontend = self._dataplane.row_frontend(operation.table, operation.key)
-        return self._owner(frontend) if frontend else None
-
-    def _owner(self, frontend: Frontend) -> ObjectName | None:
-        """Return the Service that has a frontend; one on an address of this host may be a node port (V12)."""
-        claims = self._compiler.claims
-        owner = claims.owner(claim_on(frontend))
-        if owner is None and frontend.address in self._host:
-            owner = claims.owner(claim_on(frontend._replace(address=NODE_PORT_ADDRESS)))
-        return owner
+        return self._owners.of(frontend) if frontend else None
 
     def _spelled(self, operation: Operation) -> str:
         value = operation.old if operation.verb is Verb.REMOVE else operation.new
