@@ -19,10 +19,10 @@ from kpx.agent.config import SETTINGS, Setting
 from kpx.cli import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = sorted(path for room in ("kpx", "tests", "benchmarks", "scripts") for path in (ROOT / room).rglob("*.py"))
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+MODULES = sorted(path for room in ("kpx", "tests", "benchmarks", "scripts", "vagrant") for path in (ROOT / room).rglob("*.py"))
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "vagrant" / "README.md", *(ROOT / "docs").rglob("*.md")])
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
-SCRIPTS = ("setup", "check", "test", "bench", "demo")
+SCRIPTS = ("setup", "check", "test", "bench", "demo", "vm")
 WALL_LINES = 500
 
 
