@@ -19,7 +19,7 @@ from kpx.errors import CapabilityError, PermissionDenied
 from kpx.host.features import Check
 from kpx.host.ipvs_sysctls import CONNTRACK
 from kpx.host.modules import Module, load, may_load, module, program_path
-from kpx.host.sysctl import SYS, read_sysctl
+from kpx.host.sysctl import SYS, may_be_set, read_sysctl
 from kpx.kernel.extensions import has_match, has_set_type
 from kpx.kernel.ipset import IpSets
 from kpx.kernel.iptables import Iptables
@@ -126,9 +126,12 @@ def answer(name: str, absent: dict[str, Module], permitted: bool, refusal: str =
 
 def tracked_connections(root: Path = SYS) -> Check:
     """Check that virtual servers and connection tracking work together, without which there is no masquerading."""
-    if read_sysctl(CONNTRACK, root) is not None:
-        return Check("tracked IPVS connections", True, f"{CONNTRACK} exists")
-    return Check("tracked IPVS connections", False, f"there is no {CONNTRACK}", "run a kernel with CONFIG_IP_VS_NFCT")
+    name, value = "tracked IPVS connections", read_sysctl(CONNTRACK, root)
+    if value is None:
+        return Check(name, False, f"there is no {CONNTRACK}", "run a kernel with CONFIG_IP_VS_NFCT")
+    if value != "1" and not may_be_set(CONNTRACK, root):
+        return Check(name, False, f"{CONNTRACK} is {value} and cannot be set from here", f"sysctl -w {CONNTRACK}=1 on the host")
+    return Check(name, True, f"{CONNTRACK} exists")
 
 
 def ipv6(number: int) -> Check:

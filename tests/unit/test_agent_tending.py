@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import msgspec
 import pytest
-from agent_builders import eps, svc
+from agent_builders import svc
 from test_agent_loop import World
 
 from kpx.agent.schedulers import Schedulers
@@ -20,7 +20,6 @@ from kpx.model.names import Protocol
 from kpx.model.service import Service
 from kpx.policy.desired import Backend, Frontend
 from tests.lab.memory_dataplane import FRONTENDS
-from tests.lab.memory_source import MemorySource
 
 FRONTEND = Frontend(Family.IPV4, parse_address("10.96.0.1"), Protocol.TCP, 80)
 NODE_PORT = Frontend(Family.IPV4, Address(b""), Protocol.TCP, 30080)
@@ -67,9 +66,9 @@ def test_endpoints_that_drain_are_tended_with_what_slices_still_list(world: Worl
 def test_a_node_port_on_an_address_of_the_host_has_its_service(world: World) -> None:
     """V12 the other way round: nobody has the exact frontend, so the number decides."""
     backend = Backend(parse_address("10.244.2.1"), 8080)
-    world.source.close()
-    world.source = MemorySource(svc("shop/a", "10.96.0.1", node_port=30080), eps("shop/a", "10.244.2.1"))
     world.agent.start()
+    world.source.say(svc("shop/a", "10.96.0.1", node_port=30080))
+    world.agent.step()
     mine = NODE_PORT._replace(address=parse_address("192.0.2.1"))
     other = NODE_PORT._replace(address=parse_address("192.0.2.2"))
     world.dataplane.drains = [Draining(mine, backend, 1.0, 1, 0), Draining(other, backend, 1.0, 1, 0)]
@@ -90,9 +89,9 @@ def test_what_others_touch_in_silence_is_found_by_an_audit(world: World) -> None
 
 def test_a_scheduler_the_kernel_lacks_is_replaced_and_said(world: World) -> None:
     world.dataplane.lacking = frozenset({"mh"})
-    world.source.close()
-    world.source = MemorySource(with_scheduler(svc("shop/a", "10.96.0.1"), "mh"), eps("shop/a", "10.244.2.1"))
     world.agent.start()
+    world.source.say(with_scheduler(svc("shop/a", "10.96.0.1"), "mh"))
+    world.step_until(lambda: world.engine.facts.missing_schedulers == {"mh"})
 
     (program,) = world.engine.programs.values()
     assert program.scheduler.name == "rr"

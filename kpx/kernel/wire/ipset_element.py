@@ -38,7 +38,7 @@ class Layout:
     """
     The layout of all elements of one signature.
 
-    `size`, `unpack_from` and `headers` are for reading: an element whose every second value equals `headers` is laid out so, and
+    `places` has, for each field, its offset in a packed element and its size in bytes. `size`, `unpack_from` and `headers` are for reading: an element whose every second value equals `headers` is laid out so, and
     `fields` picks its fields, defaults included, out of the values.
     """
 
@@ -61,6 +61,7 @@ class Layout:
         self._format = ">" + "".join(f"{len(read[field]) + 4 * (not field)}s{codes[field]}" for field in self._chosen)
         reader = struct.Struct(self._format)
         self.size = reader.size
+        self.places = {field: _place(self._format, 2 * index + 1) for index, field in enumerate(self._chosen)}
         self.unpack_from = reader.unpack_from
         self.headers = (_own_header(self.size) + read[ADDRESS], *(read[field] for field in self._chosen[1:]))
         count = 2 * len(self._chosen)
@@ -90,6 +91,13 @@ class Layout:
             return pack(*values)
 
         return pack_element
+
+
+def _place(form: str, index: int) -> tuple[int, int]:
+    """Return offset and size of the value at an index, of the values `form` describes, padding not counted."""
+    codes = re.findall(r"\d*[a-zI]\d*x?", form)
+    before = struct.calcsize(">" + "".join(codes[:index]))
+    return before, struct.calcsize(">" + codes[index].split("x")[0].rstrip("0123456789"))
 
 
 def _own_header(size: int) -> bytes:

@@ -1,0 +1,92 @@
+"""The summary of scripts/test: what counts as passed, how parts add up, what the table looks like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scripts.test_runs import COUNTS, PARTS, SERIES, Run, complaint, line_of, machine_runs, pytest_command, read_results, table
+
+HERE = Run("ipvs")
+MACHINE = Run("ipvs", "6.1", 1)
+
+
+def results(**changes: object) -> dict[str, object]:
+    """What a run that passed has counted."""
+    passed = {"dataplane": "ipvs", "kernel": "6.1.0-1-amd64", "total": 3, "missing": {}, "exit_status": 0}
+    return {**passed, **dict.fromkeys(COUNTS, 0), "passed": 3, **changes}
+
+
+def test_a_run_that_passed_has_passed() -> None:
+    assert complaint(MACHINE, 0, results(), selected=False) == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "counted", "why"),
+    [
+        (125, {}, "ended with exit status 125 before it counted anything"),
+        (137, results(exit_status=None), "ended with exit status 137 in the middle"),
+        (0, results(exit_status=None), "ended with exit status 0 in the middle"),
+        (124, results(exit_status=None), "was not through after 2700 s"),
+        (1, results(failed=1, exit_status=1), "1 failed"),
+        (3, results(exit_status=3), "pytest ended with exit status 3"),
+        (0, results(passed=0, skipped=3), "not a single test ran"),
+        (0, results(passed=0, skipped=3, missing={"ip_vs": 3}), "not a single test ran"),
+    ],
+)
+def test_whatever_is_less_has_failed(status: int, counted: dict[str, object], why: str) -> None:
+    assert complaint(MACHINE, status, counted, selected=False) == why
+
+
+def test_this_machines_kernel_may_lack_what_a_data_plane_needs() -> None:
+    lacking = results(passed=0, skipped=3, missing={"ip_vs": 3})
+
+    assert complaint(HERE, 0, lacking, selected=False) == ""
+    assert complaint(HERE, 0, results(passed=0, skipped=3), selected=False) == "not a single test ran"
+
+
+def test_who_selects_tests_may_select_none_of_a_run() -> None:
+    nothing = results(passed=0, total=0, exit_status=5)
+
+    assert complaint(MACHINE, 5, nothing, selected=True) == ""
+    assert complaint(MACHINE, 5, nothing, selected=False) == "pytest ended with exit status 5"
+
+
+def test_parts_add_up() -> None:
+    line = line_of([results(missing={"a": 1}), results(passed=1, known=2, skipped=4, missing={"a": 1, "b": 2})])
+
+    assert line.counts == {"passed": 4, "failed": 0, "known": 2, "skipped": 4}
+    assert line.missing == {"a": 2, "b": 2}
+    assert line.ran == 6
+
+
+def test_table_is_aligned() -> None:
+    text = table([line_of([results(passed=120)]), line_of([results(dataplane="nftables", missing={"IPv6": 2})])])
+
+    assert text.splitlines() == [
+        "data plane  kernel         ran  passed  failed  known  skipped  missing features (tests skipped for it)",
+        "ipvs        6.1.0-1-amd64  120     120       0      0        0  none",
+        "nftables    6.1.0-1-amd64    3       3       0      0        0  IPv6 (2)",
+    ]
+
+
+def test_every_part_of_every_suite_is_run_once() -> None:
+    runs = list(machine_runs(SERIES))
+
+    assert len(set(runs)) == len(runs)
+    suites = {(run.plane, run.series): sorted(each.part for each in runs if each[:2] == run[:2]) for run in runs}
+    assert ("ipvs", "6.1") in suites
+    assert all(parts == list(range(1, PARTS + 1)) for parts in suites.values())
+
+
+def test_part_is_passed_on() -> None:
+    command = pytest_command(Run("ipvs", "6.12", 2), Path("/x/r.json"), ["-k", "nodeport"])
+
+    assert command[command.index("--part") + 1] == f"2/{PARTS}"
+    assert command[command.index("--results") + 1] == "/x/r.json"
+    assert command[command.index("-k") + 1] == "nodeport"
+
+
+def test_results_that_are_not_there_yet_are_none(tmp_path: Path) -> None:
+    assert read_results(tmp_path / "results.json") == {}
