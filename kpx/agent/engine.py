@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from kpx import log
+from kpx.agent.collisions import collisions
 from kpx.agent.compiler import Changes, Compiler
 from kpx.agent.connections import Connections, Flows
 from kpx.agent.owners import Owners
@@ -137,7 +138,11 @@ class Engine:
 
     def set_host(self, addresses: frozenset[Address]) -> None:
         """Let these be all addresses of the host; they decide which flows were to a node port of this node (U5)."""
+        if addresses == self._owners.host:
+            return
         self._owners.host = addresses
+        for name, program in self.programs.items():
+            self._note(name, program)
 
     def compile(self) -> Changes:
         """
@@ -151,9 +156,14 @@ class Engine:
             self._compiler.facts = msgspec.structs.replace(self.facts, missing_schedulers=missing)
         changes = self._compiler.compile()
         for name, change in changes.items():
-            self.findings.replace(name, change.after.findings if change.after else ())
+            self._note(name, change.after)
         self._connections.owe(changes)
         return changes
+
+    def _note(self, name: ObjectName, program: ServiceProgram | None) -> None:
+        """Take note of what is wrong with a Service, None when it is gone."""
+        found = () if program is None else (*program.findings, *collisions(program, self._owners.host))
+        self.findings.replace(name, found)
 
     def plan(self) -> Plan:
         """Return what has to be written and is not waiting for another try, as of the last `compile`."""

@@ -6,15 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from scripts.test_runs import COUNTS, PARTS, SERIES, Run, complaint, line_of, machine_runs, pytest_command, read_results, table
+from scripts.test_runs import (
+    COUNTS,
+    SERIES,
+    SUITES,
+    WHOLE,
+    Run,
+    complaint,
+    line_of,
+    machine_runs,
+    pytest_command,
+    read_results,
+    table,
+)
 
 HERE = Run("ipvs")
-MACHINE = Run("ipvs", "6.1", 1)
+MACHINE = Run("ipvs", "6.1", "1/2")
 
 
 def results(**changes: object) -> dict[str, object]:
     """What a run that passed has counted."""
-    passed = {"dataplane": "ipvs", "kernel": "6.1.0-1-amd64", "total": 3, "missing": {}, "exit_status": 0}
+    passed = {"dataplane": "ipvs", "kernel": "6.1.0-1-amd64", "total": 3, "of": 3, "missing": {}, "exit_status": 0}
     return {**passed, **dict.fromkeys(COUNTS, 0), "passed": 3, **changes}
 
 
@@ -54,36 +66,46 @@ def test_who_selects_tests_may_select_none_of_a_run() -> None:
 
 
 def test_parts_add_up() -> None:
-    line = line_of([results(missing={"a": 1}), results(passed=1, known=2, skipped=4, missing={"a": 1, "b": 2})])
+    line = line_of([results(of=10, missing={"a": 1}), results(of=10, passed=1, known=2, skipped=4, missing={"a": 1, "b": 2})])
 
     assert line.counts == {"passed": 4, "failed": 0, "known": 2, "skipped": 4}
     assert line.missing == {"a": 2, "b": 2}
     assert line.ran == 6
+    assert line.tests == 10
 
 
 def test_table_is_aligned() -> None:
-    text = table([line_of([results(passed=120)]), line_of([results(dataplane="nftables", missing={"IPv6": 2})])])
+    text = table([line_of([results(passed=120, of=360)]), line_of([results(dataplane="nftables", missing={"IPv6": 2})])])
 
     assert text.splitlines() == [
-        "data plane  kernel         ran  passed  failed  known  skipped  missing features (tests skipped for it)",
-        "ipvs        6.1.0-1-amd64  120     120       0      0        0  none",
-        "nftables    6.1.0-1-amd64    3       3       0      0        0  IPv6 (2)",
+        "data plane  kernel         tests  ran  passed  failed  known  skipped  missing features (tests skipped for it)",
+        "ipvs        6.1.0-1-amd64    360  120     120       0      0        0  none",
+        "nftables    6.1.0-1-amd64      3    3       3       0      0        0  IPv6 (2)",
     ]
 
 
-def test_every_part_of_every_suite_is_run_once() -> None:
+def test_ipvs_is_run_whole_on_one_kernel_and_every_data_plane_on_every_kernel() -> None:
     runs = list(machine_runs(SERIES))
 
     assert len(set(runs)) == len(runs)
-    suites = {(run.plane, run.series): sorted(each.part for each in runs if each[:2] == run[:2]) for run in runs}
-    assert ("ipvs", "6.1") in suites
-    assert all(parts == list(range(1, PARTS + 1)) for parts in suites.values())
+    assert {(plane, series) for plane in ("ipvs", "nftables") for series in SERIES} == {run[:2] for run in runs}
+    assert WHOLE == tuple(run.part for run in runs if run[:2] == ("ipvs", "6.1"))
+
+
+def test_complete_leaves_nothing_out() -> None:
+    runs = list(machine_runs(SERIES, complete=True))
+
+    assert sorted(run.part for run in runs) == sorted(WHOLE * len(SUITES))
+
+
+def test_a_kernel_can_be_chosen() -> None:
+    assert {run.series for run in machine_runs(["6.12"])} == {"6.12"}
 
 
 def test_part_is_passed_on() -> None:
-    command = pytest_command(Run("ipvs", "6.12", 2), Path("/x/r.json"), ["-k", "nodeport"])
+    command = pytest_command(Run("ipvs", "6.12", "2/3"), Path("/x/r.json"), ["-k", "nodeport"])
 
-    assert command[command.index("--part") + 1] == f"2/{PARTS}"
+    assert command[command.index("--part") + 1] == "2/3"
     assert command[command.index("--results") + 1] == "/x/r.json"
     assert command[command.index("-k") + 1] == "nodeport"
 

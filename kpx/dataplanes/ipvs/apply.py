@@ -4,6 +4,9 @@ Carry a plan out: IPVS and ipsets have no transactions, so every prefix of what 
 A plan comes ordered by rank; writes go out in that order, as many to a datagram as belong to one kernel interface. What is
 special here: a removed TCP destination is not deleted but drained (G1); a virtual server of somebody else is never touched, and
 keeps the whole frontend out (D18); one destination that is refused keeps nothing else out (16.11).
+
+A first sync is some hundred thousand operations, and the kernel takes a few microseconds for one. So operations that are alike are
+taken together, and their keys go to the kernel as they are: nothing here looks at each of them, unless something is the matter.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Final
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 from kpx.dataplanes.ipvs.doors import Doors
 from kpx.dataplanes.ipvs.draining import Drains, kernel_key
-from kpx.dataplanes.ipvs.schema import BY_NAME, Kind, backend_of, element_of, server_of, set_name
+from kpx.dataplanes.ipvs.schema import BY_NAME, Kind, backend_of, element_of, elements_of, server_of, set_name
 from kpx.kernel.wire.ipset import ERRORS
 from kpx.kernel.wire.ipvs import (
     DEL_DESTINATION,
@@ -30,13 +34,46 @@ from kpx.kernel.wire.ipvs import (
     destination_message,
     server_message,
 )
+from kpx.kernel.wire.ipvs_columns import destination_messages, server_messages
 from kpx.model.addresses import Family
 from kpx.model.names import Protocol
-from kpx.reconcile.plan import Failure, Operation, Verb
+from kpx.reconcile.plan import Failure, Operation, Plan, Verb
+from kpx.reconcile.rows import Table, Value
 
 FOREIGN: Final = "somebody else's virtual server has this address and port (see ipvsadm -Ln); remove it, and kpx takes over"
 _GONE: Final = frozenset((errno.ESRCH, errno.ENOENT))
 _SERVER_KINDS: Final = frozenset((Kind.SERVER, Kind.VIRTUAL_SERVER, Kind.DESTINATION))
+
+
+_VERB_AND_TABLE = itemgetter(0, 1)
+_KEY, _NEW = itemgetter(2), itemgetter(4)
+
+
+class Batch(NamedTuple):
+    """Operations of a plan that go to one place and do the same there."""
+
+    verb: Verb
+    table: Table
+    operations: list[Operation]
+
+
+def batches(plan: Plan) -> dict[str, list[Batch]]:
+    """
+    Cut a plan into batches, by family and in order.
+
+    Additions and changes of one table may come mixed; they become one batch each, since rows of one table do not depend on each
+    other.
+    """
+    found: dict[str, list[Batch]] = {}
+    for (verb, table), operations in groupby(plan.operations, _VERB_AND_TABLE):
+        those = found.setdefault(table.family, [])
+        for batch in those[-2:]:
+            if batch.table is table and batch.verb is verb:
+                batch.operations.extend(operations)
+                break
+        else:
+            those.append(Batch(verb, table, list(operations)))
+    return found
 
 
 class Writer:
@@ -58,36 +95,44 @@ class Writer:
         self._recorded: dict[bytes, Operation] = {}
         self._deleted: frozenset[bytes] = frozenset()
 
-    def write(self, operations: Sequence[Operation]) -> list[Failure]:
-        """Write operations in their order; return those that did not take effect."""
-        for operation in operations:
-            if operation.table.name == "virtual-servers" and operation.verb is not Verb.CHANGE:
-                assert isinstance(operation.key, bytes)
-                if operation.verb is Verb.REMOVE:
-                    self._deleted |= {operation.key}
-                elif self._foreign(operation.key):
-                    self._barred[operation.key] = (errno.EEXIST, FOREIGN)
-        for (is_set, name, removes), group in groupby(operations, _batch):
-            able = list(self._able(group))
-            if is_set:
-                self._write_elements(name, able, removes)
-            elif name == "virtual-servers":
-                self._write_servers(able)
+    def write(self, batches: Sequence[Batch]) -> list[Failure]:
+        """Write batches in their order; return the operations that did not take effect."""
+        for verb, table, operations in batches:
+            if table.name == "virtual-servers":
+                self._prepare(verb, _keys(operations))
+        for verb, table, operations in batches:
+            able = self._able(table, operations)
+            if not able:
+                continue
+            if BY_NAME[table.name].is_set:
+                self._write_elements(table.name, able, verb is Verb.REMOVE)
+            elif table.name == "virtual-servers":
+                self._write_servers(verb, able)
+            elif verb is Verb.REMOVE:
+                self._remove_destinations(able)
             else:
-                self._write_destinations(able)
+                self._place(verb, able)
         return self._failures
 
-    def _able(self, operations: Iterable[Operation]) -> Iterator[Operation]:
+    def _prepare(self, verb: Verb, keys: list[bytes]) -> None:
+        """Take note of the virtual servers that go, and of those that cannot be had, before anything else is written."""
+        if verb is Verb.REMOVE:
+            self._deleted = frozenset(keys)
+        elif verb is Verb.ADD:
+            self._barred.update((key, (errno.EEXIST, FOREIGN)) for key in keys if self._foreign(key))
+
+    def _able(self, table: Table, operations: list[Operation]) -> list[Operation]:
         """Leave out what belongs to a server that cannot be had: half a frontend is worse than none."""
+        if not self._barred or BY_NAME[table.name].kind not in _SERVER_KINDS:
+            return operations
+        able = []
         for operation in operations:
-            barred = None
-            if self._barred and BY_NAME[operation.table.name].kind in _SERVER_KINDS:
-                assert isinstance(operation.key, bytes)
-                barred = self._barred.get(server_of(self._family, operation.key))
+            barred = self._barred.get(server_of(self._family, _key(operation)))
             if barred is None:
-                yield operation
+                able.append(operation)
             else:
                 self._failures.append(Failure(operation, *barred))
+        return able
 
     def _fail(self, operation: Operation, number: int, bar: bool) -> None:
         reason = ERRORS.get(number) or os.strerror(number)
@@ -99,30 +144,34 @@ class Writer:
 
     def _write_elements(self, name: str, operations: list[Operation], removes: bool) -> None:
         schema = BY_NAME[name]
-        elements = [element_of(schema, self._family, operation.key) for operation in operations]
-        refused = self._doors.sets.write([(set_name(self._family, name), not removes, elements)]) if elements else []
+        elements = elements_of(schema, self._family, _keys(operations))
+        refused = self._doors.sets.write([(set_name(self._family, name), not removes, elements)])
         failed = set()
         for _, index, number in refused:
             failed.add(index)
             self._fail(operations[index], number, schema.kind is Kind.SERVER)
         if name == "servers" and not removes:
-            self._recorded = {o.key: o for i, o in enumerate(operations) if i not in failed and isinstance(o.key, bytes)}
+            self._recorded = {_key(o): o for i, o in enumerate(operations) if i not in failed}
 
-    def _write_servers(self, operations: list[Operation]) -> None:
-        commands = {Verb.ADD: NEW_SERVER, Verb.CHANGE: SET_SERVER, Verb.REMOVE: DEL_SERVER}
-        for operation, refused in self._send(operations, lambda o: self._server(commands[o.verb], o)):
-            if operation.verb is Verb.REMOVE and refused in _GONE:
-                continue
-            number = refused
-            if operation.verb is Verb.ADD and refused == errno.EEXIST:
-                number = self._meet(operation)
-            elif operation.verb is Verb.CHANGE and refused == errno.ESRCH:
-                (number,) = self._doors.ipvs.write([self._server(NEW_SERVER, operation)])
-            if number:
-                self._fail(operation, number, bar=True)
-        gone = [o.key for o in operations if o.verb is Verb.REMOVE and isinstance(o.key, bytes)]
-        if gone:
-            self._drains.servers_gone(self._family, gone)
+    def _write_servers(self, verb: Verb, operations: list[Operation]) -> None:
+        command = {Verb.ADD: NEW_SERVER, Verb.CHANGE: SET_SERVER, Verb.REMOVE: DEL_SERVER}[verb]
+        for settings, alike in _by_value(operations):
+            messages = server_messages(command, int(self._family), _keys(alike), settings)
+            for operation, refused in self._send(messages, alike):
+                self._mend_server(operation, refused)
+        if verb is Verb.REMOVE:
+            self._drains.servers_gone(self._family, _keys(operations))
+
+    def _mend_server(self, operation: Operation, refused: int) -> None:
+        if operation.verb is Verb.REMOVE and refused in _GONE:
+            return
+        number = refused
+        if operation.verb is Verb.ADD and refused == errno.EEXIST:
+            number = self._meet(operation)
+        elif operation.verb is Verb.CHANGE and refused == errno.ESRCH:
+            (number,) = self._doors.ipvs.write([self._server(NEW_SERVER, operation)])
+        if number:
+            self._fail(operation, number, bar=True)
 
     def _server(self, command: int, operation: Operation) -> bytes:
         assert isinstance(operation.key, bytes)
@@ -145,60 +194,73 @@ class Writer:
         self._barred[operation.key] = (errno.EEXIST, FOREIGN)
         return 0
 
-    def _write_destinations(self, operations: list[Operation]) -> None:
-        removed = [o for o in operations if o.verb is Verb.REMOVE and server_of(self._family, _key(o)) not in self._deleted]
-        draining = [o for o in removed if _key(o)[_protocol_at(self._family)] == Protocol.TCP]
-        for operation, number in self._drain(draining):
-            if number not in _GONE:
-                self._fail(operation, number, bar=False)
+    def _remove_destinations(self, operations: list[Operation]) -> None:
+        removed = [o for o in operations if server_of(self._family, _key(o)) not in self._deleted]
+        drained = [o for o in removed if _key(o)[_protocol_at(self._family)] == Protocol.TCP]
         deleted = [o for o in removed if _key(o)[_protocol_at(self._family)] != Protocol.TCP]
-        for operation, number in self._send(deleted, lambda o: self._destination(DEL_DESTINATION, o, None)):
+        if drained:
+            self._drains.begin(self._family, _keys(drained))
+            refused = self._send_destinations(SET_DESTINATION, drained, 0)
+            self._drains.forget(self._family, [_key(operation) for operation, _ in refused])
+            self._fail_all(refused)
+        if deleted:
+            self._fail_all(self._send_destinations(DEL_DESTINATION, deleted, None))
+
+    def _fail_all(self, refused: Iterable[tuple[Operation, int]]) -> None:
+        for operation, number in refused:
             if number not in _GONE:
                 self._fail(operation, number, bar=False)
-        self._place([o for o in operations if o.verb is not Verb.REMOVE])
 
-    def _drain(self, operations: list[Operation]) -> Iterator[tuple[Operation, int]]:
-        self._drains.begin(self._family, [_key(o) for o in operations])
-        for operation, number in self._send(operations, lambda o: self._destination(SET_DESTINATION, o, 0)):
-            self._drains.forget(self._family, [_key(operation)])
-            yield operation, number
-
-    def _place(self, operations: list[Operation]) -> None:
+    def _place(self, verb: Verb, operations: list[Operation]) -> None:
         """Put destinations in place; one that drains gets its weight back and keeps its connections (G3)."""
-        back = [_key(o) for o in operations if o.verb is Verb.ADD and self._drains.holds(self._family, _key(o))]
-        returning = set(back)
-
-        def message(operation: Operation) -> bytes:
-            fresh = operation.verb is Verb.ADD and operation.key not in returning
-            assert isinstance(operation.new, int)
-            return self._destination(NEW_DESTINATION if fresh else SET_DESTINATION, operation, operation.new)
-
-        for operation, refused in self._send(operations, message):
-            number = refused
-            if refused in (errno.EEXIST, errno.ENOENT):
-                # Somebody was faster, or took it away: what counts is that it is there with its weight.
-                command = SET_DESTINATION if refused == errno.EEXIST else NEW_DESTINATION
-                assert isinstance(operation.new, int)
-                (number,) = self._doors.ipvs.write([self._destination(command, operation, operation.new)])
-            if number:
-                self._fail(operation, number, bar=False)
+        back: set[bytes] = set()
+        if verb is Verb.ADD and self._drains:
+            back = {key for key in _keys(operations) if self._drains.holds(self._family, key)}
+        fresh = [o for o in operations if o.key not in back] if back else operations
+        self._put(NEW_DESTINATION if verb is Verb.ADD else SET_DESTINATION, fresh)
         if back:
+            self._put(SET_DESTINATION, [o for o in operations if o.key in back])
             self._drains.forget(self._family, back)
+
+    def _put(self, command: int, operations: list[Operation]) -> None:
+        for weight, alike in _by_value(operations):
+            for operation, refused in self._send_destinations(command, alike, weight):
+                number = refused
+                if refused in (errno.EEXIST, errno.ENOENT):
+                    # Somebody was faster, or took it away: what counts is that it is there with its weight.
+                    other = SET_DESTINATION if refused == errno.EEXIST else NEW_DESTINATION
+                    (number,) = self._doors.ipvs.write([self._destination(other, operation, weight)])
+                if number:
+                    self._fail(operation, number, bar=False)
 
     def _destination(self, command: int, operation: Operation, weight: int | None) -> bytes:
         key = _key(operation)
         backend = backend_of(self._family, key)
         return destination_message(command, kernel_key(self._family, key), Destination(*backend), weight)
 
-    def _send(self, operations: list[Operation], message: Callable[[Operation], bytes]) -> Iterator[tuple[Operation, int]]:
-        """Write a message for each operation; yield those that were refused, after all were written."""
-        numbers = self._doors.ipvs.write([message(operation) for operation in operations]) if operations else []
-        yield from [(operation, number) for operation, number in zip(operations, numbers, strict=True) if number]
+    def _send_destinations(self, command: int, operations: list[Operation], weight: int | None) -> list[tuple[Operation, int]]:
+        return self._send(destination_messages(command, int(self._family), _keys(operations), weight), operations)
+
+    def _send(self, messages: Sequence[bytes], operations: list[Operation]) -> list[tuple[Operation, int]]:
+        """Write a message for each operation; return those that were refused."""
+        numbers = self._doors.ipvs.write(messages)
+        return [(o, number) for o, number in zip(operations, numbers, strict=True) if number] if any(numbers) else []
 
 
-def _batch(operation: Operation) -> tuple[bool, str, bool]:
-    name = operation.table.name
-    return BY_NAME[name].is_set, name, operation.verb is Verb.REMOVE
+def _keys(operations: Iterable[Operation]) -> list[bytes]:
+    return list(map(_KEY, operations))
+
+
+def _by_value(operations: list[Operation]) -> Iterator[tuple[Any, list[Operation]]]:
+    """Put together the operations that want the same value; a value is what its table holds, so its type is known there."""
+    values = set(map(_NEW, operations))
+    if len(values) == 1:
+        yield values.pop(), operations
+        return
+    alike: dict[Value, list[Operation]] = {}
+    for operation in operations:
+        alike.setdefault(operation.new, []).append(operation)
+    yield from alike.items()
 
 
 def _key(operation: Operation) -> bytes:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend, Listed, Observed, Refusal
 from kpx.dataplanes.ipvs import firewall, observe, reading, render, rules
-from kpx.dataplanes.ipvs.apply import Writer
+from kpx.dataplanes.ipvs.apply import Batch, Writer, batches
 from kpx.dataplanes.ipvs.audit import audit
 from kpx.dataplanes.ipvs.doors import Doors, close_doors
 from kpx.dataplanes.ipvs.draining import Drains
 from kpx.dataplanes.ipvs.leaving import Leaving
-from kpx.dataplanes.ipvs.schema import FAMILY_NAMES, ROUTE_PRIORITY, ROUTE_TABLE, shapes
+from kpx.dataplanes.ipvs.schema import FAMILIES, ROUTE_PRIORITY, ROUTE_TABLE, shapes
 from kpx.dataplanes.ipvs.templates import affinity_of
 from kpx.dataplanes.ipvs.watch import Watch
 from kpx.errors import KernelError
@@ -29,7 +29,7 @@ from kpx.model.addresses import Address, Family
 from kpx.model.facts import NodeFacts
 from kpx.model.node import ServiceCIDR
 from kpx.policy.desired import Frontend, ServiceProgram
-from kpx.reconcile.plan import Failure, Operation, Outcome, Plan
+from kpx.reconcile.plan import Failure, Outcome, Plan
 from kpx.reconcile.rows import Key, Rows, Table, Value
 
 
@@ -172,10 +172,8 @@ class IpvsDataplane:
         """Carry the plan out, a family at a time; a failure of one family as a whole never stops the other (P1)."""
         before = self._written()
         failures: list[Failure] = []
-        for family, name in FAMILY_NAMES.items():
-            operations = plan.of_family(name).operations
-            if operations:
-                failures += self._write(family, operations)
+        for name, those in batches(plan).items():
+            failures += self._write(FAMILIES[name], those)
         datagrams, size = self._written()
         return Outcome(tuple(failures), datagrams - before[0], size - before[1])
 
@@ -183,18 +181,17 @@ class IpvsDataplane:
         doors = self._doors
         return doors.netlink.datagrams + doors.ipvs.datagrams, doors.netlink.written_bytes + doors.ipvs.written_bytes
 
-    def _write(self, family: Family, operations: tuple[Operation, ...]) -> list[Failure]:
+    def _write(self, family: Family, those: list[Batch]) -> list[Failure]:
         foreign = self._foreign.get(family, frozenset())
-        if foreign and not foreign.isdisjoint(
-            operation.key for operation in operations if operation.table.name == "virtual-servers"
-        ):
+        servers = [batch for batch in those if batch.table.name == "virtual-servers"]
+        if any(operation.key in foreign for batch in servers for operation in batch.operations):
             # Somebody may have taken theirs away since we looked.
             theirs = {observe.packed(server) for server in observe.read_servers(self._doors) if server.family == family}
             foreign = self._foreign[family] = foreign & theirs
         try:
-            return Writer(self._doors, family, foreign.__contains__, self.drains).write(operations)
+            return Writer(self._doors, family, foreign.__contains__, self.drains).write(those)
         except KernelError as error:
-            return [Failure(operation, error.errno, str(error)) for operation in operations]
+            return [Failure(operation, error.errno, str(error)) for batch in those for operation in batch.operations]
 
     def forget_affinity(self, gone: Callable[[AffinityEntry], bool]) -> int:
         """Do nothing: the kernel itself drops affinity to a destination that is gone or takes nothing new (A4, G5)."""

@@ -10,10 +10,13 @@ Sources: include/uapi/linux/ip_vs.h, net/netfilter/ipset.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
 from kpx.kernel.wire.ipset import Element, SetShape
+from kpx.kernel.wire.ipset_columns import AlikeElements
+from kpx.kernel.wire.ipset_element import ADDRESS, LENGTH, PORT, PROTOCOL, SECOND
 from kpx.model.addresses import Address, Family, Prefix
 from kpx.model.names import Protocol
 from kpx.policy.desired import Backend, Frontend
@@ -145,6 +148,23 @@ def element_of(schema: Schema, family: Family, key: Key) -> Element:
     if schema.kind is Kind.PAIR:
         return Element(key, width * 8, second=key, second_length=width * 8)
     return Element(key)
+
+
+def elements_of(schema: Schema, family: Family, keys: Sequence[bytes]) -> Sequence[Element]:
+    """Return the keys of rows, at least one, as elements of their set."""
+    width = ADDRESS_BYTES[family]
+    return AlikeElements(element_of(schema, family, keys[0]), _starts(schema.kind, width), keys)
+
+
+def _starts(kind: Kind, width: int) -> dict[int, int]:
+    """Return where in a key each field of an element begins."""
+    if kind is Kind.SERVER:
+        return {ADDRESS: 0, PROTOCOL: width, PORT: width + 1}
+    if kind is Kind.RANGE:
+        return {ADDRESS: 0, LENGTH: width}
+    if kind is Kind.PAIR:
+        return {ADDRESS: 0, SECOND: 0}
+    return {ADDRESS: 0}
 
 
 def key_of(schema: Schema, element: Element) -> bytes | None:

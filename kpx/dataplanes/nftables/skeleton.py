@@ -112,8 +112,10 @@ def _refusing(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
         "a node port without endpoints",
         (*_node_port_condition(facts, family), *w.node_port(), x.map_verdict("nodeport-refused", 0)),
     )
+    foreign = (x.fib_type(x.FIB_F_DADDR, 0), x.compare(x.CMP_NEQ, RTN_LOCAL, 0))
     unknown_port = Rule(
-        "a port that a ClusterIP does not have", (w.destination(0), x.in_set("cluster-ips", 0), x.verdict(NFT_GOTO, "refuse"))
+        "a port that a ClusterIP does not have",
+        (w.destination(0), x.in_set("cluster-ips", 0), *foreign, x.verdict(NFT_GOTO, "refuse")),
     )
     unowned = Rule(
         "a Service address that nobody owns",
@@ -121,8 +123,7 @@ def _refusing(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
             w.destination(0),
             x.in_set("service-cidrs", 0),
             x.in_set("captured", 0, inverted=True),
-            x.fib_type(x.FIB_F_DADDR, 0),
-            x.compare(x.CMP_NEQ, RTN_LOCAL, 0),
+            *foreign,
             x.verdict(NF_DROP),
         ),
     )
