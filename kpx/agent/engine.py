@@ -229,6 +229,10 @@ class Engine:
         """
         return self._dataplane.tend(self._owners.is_listed)
 
+    def touched(self) -> Collection[str]:
+        """Return what others did to our objects and the kernel told of; see `kpx.dataplanes.base.Dataplane`."""
+        return self._dataplane.touched()
+
     def tend_deadline(self) -> float | None:
         """Return when `tend` has something to do, monotonic seconds."""
         return self._dataplane.deadline()

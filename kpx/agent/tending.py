@@ -29,7 +29,7 @@ class Tending:
 
     Args:
         audit_every_s: None for no audits.
-        touched: told what an audit found.
+        touched: told what others were found to have touched.
     """
 
     def __init__(
@@ -61,8 +61,10 @@ class Tending:
         """Do what is due."""
         drain_at = self._drain_at()
         try:
-            if drain_at is not None and drain_at <= now and (drained := self._engine.tend()):
-                log.event(logger, logging.INFO, "drained", endpoints=drained)
+            if drain_at is not None and drain_at <= now:
+                if drained := self._engine.tend():
+                    log.event(logger, logging.INFO, "drained", endpoints=drained)
+                self._touched(self._engine.touched())
             if self._audit_at is not None and self._audit_at <= now:
                 self._audit_at = now + (self._audit_every_s or 0.0)
                 self._touched(self._engine.audit())

@@ -154,7 +154,7 @@ class Dataplane(Protocol):
         """Return when `tend` wants to be called, monotonic seconds; None when there is nothing to tend."""
 
     def tend(self, listed: Listed) -> int:
-        """Do what is due: delete endpoints that have drained; return how many."""
+        """Do what is due: delete endpoints that have drained, and return how many; `touched` is to be asked afterwards."""
 
     def audit(self, counts: Mapping[Table, int], sample: Rows) -> list[str]:
         """

@@ -13,6 +13,7 @@ from kpx.errors import CapabilityError, KernelError, PermissionDenied
 from kpx.kernel.netlink import Netlink
 from kpx.kernel.wire import ipset as wire
 from kpx.kernel.wire.ipset import Element, SetShape
+from kpx.kernel.wire.ipset_columns import AlikeElements
 from kpx.kernel.wire.message import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Message, message
 
 
@@ -93,7 +94,7 @@ class IpSets:
         Adding what is there sets its timeout anew, removing what is not there does nothing.
 
         Args:
-            changes: (set, True to add and False to remove, elements).
+            changes: (set, True to add and False to remove, elements, `AlikeElements` being the fastest).
 
         Returns:
             (index of the change, index of its element, errno) for each element that was refused; all others took effect. Numbers
@@ -110,7 +111,8 @@ class IpSets:
         start = 0
         while start < len(elements):
             rest = elements[start:] if start else elements
-            for body, first, end in wire.element_messages(name, rest):
+            packed = rest.messages(name) if isinstance(rest, AlikeElements) else wire.element_messages(name, rest)
+            for body, first, end in packed:
                 refusal = self._send(kind, body)
                 if refusal is None:
                     continue

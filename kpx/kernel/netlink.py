@@ -129,7 +129,7 @@ class Netlink:
             complaints.append(answer)
         return complaints
 
-    def complaints(self, datagram: bytes, first: int, last: int) -> Iterator[tuple[bytes, Message, Acknowledgement]]:
+    def complaints(self, datagram: bytes | bytearray, first: int, last: int) -> Iterator[tuple[bytes, Message, Acknowledgement]]:
         """
         Send messages and yield the kernel's complaints, each with the datagram and the message it came in.
 
@@ -195,7 +195,7 @@ class Netlink:
         """Close the socket; nothing in the kernel changes."""
         self._socket.close()
 
-    def _send(self, datagram: bytes) -> None:
+    def _send(self, datagram: bytes | bytearray) -> None:
         self.datagrams += 1
         self.written_bytes += len(datagram)
         try:

@@ -5,8 +5,8 @@ A plan comes ordered by rank; writes go out in that order, as many to a datagram
 special here: a removed TCP destination is not deleted but drained (G1); a virtual server of somebody else is never touched, and
 keeps the whole frontend out (D18); one destination that is refused keeps nothing else out (16.11).
 
-A first sync is some hundred thousand operations, and the kernel takes a few microseconds for one. So operations that are alike are
-taken together, and their keys go to the kernel as they are: nothing here looks at each of them, unless something is the matter.
+A first sync is some hundred thousand operations, of which the kernel takes a few microseconds each. So operations that are alike
+are taken together, and their keys go to the kernel as they are: nothing here looks at each, unless something is the matter.
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ _GONE: Final = frozenset((errno.ESRCH, errno.ENOENT))
 _SERVER_KINDS: Final = frozenset((Kind.SERVER, Kind.VIRTUAL_SERVER, Kind.DESTINATION))
 
 
-_VERB_AND_TABLE = itemgetter(0, 1)
-_KEY, _NEW = itemgetter(2), itemgetter(4)
+_VERB, _TABLE, _KEY, _NEW = itemgetter(0), itemgetter(1), itemgetter(2), itemgetter(4)
 
 
 class Batch(NamedTuple):
@@ -65,15 +64,21 @@ def batches(plan: Plan) -> dict[str, list[Batch]]:
     other.
     """
     found: dict[str, list[Batch]] = {}
-    for (verb, table), operations in groupby(plan.operations, _VERB_AND_TABLE):
-        those = found.setdefault(table.family, [])
-        for batch in those[-2:]:
-            if batch.table is table and batch.verb is verb:
-                batch.operations.extend(operations)
-                break
-        else:
-            those.append(Batch(verb, table, list(operations)))
+    for table, group in groupby(plan.operations, _TABLE):
+        operations = list(group)
+        found.setdefault(table.family, []).extend(Batch(verb, table, those) for verb, those in _by_verb(operations))
     return found
+
+
+def _by_verb(operations: list[Operation]) -> Iterator[tuple[Verb, list[Operation]]]:
+    """Put together what does the same; in a plan, removals of a table come behind everything else of it."""
+    verbs = list(map(_VERB, operations))
+    if verbs.count(verbs[0]) == len(verbs):
+        yield verbs[0], operations
+        return
+    for verb in Verb:
+        if those := [operation for operation in operations if operation.verb is verb]:
+            yield verb, those
 
 
 class Writer:
@@ -119,7 +124,8 @@ class Writer:
         if verb is Verb.REMOVE:
             self._deleted = frozenset(keys)
         elif verb is Verb.ADD:
-            self._barred.update((key, (errno.EEXIST, FOREIGN)) for key in keys if self._foreign(key))
+            # Known beforehand, so not EEXIST: that would say that the kernel is not as remembered.
+            self._barred.update((key, (errno.EADDRINUSE, FOREIGN)) for key in keys if self._foreign(key))
 
     def _able(self, table: Table, operations: list[Operation]) -> list[Operation]:
         """Leave out what belongs to a server that cannot be had: half a frontend is worse than none."""

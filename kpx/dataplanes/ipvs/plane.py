@@ -9,7 +9,9 @@ alone, whoever made them.
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
 
 from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend, Listed, Observed, Refusal
 from kpx.dataplanes.ipvs import firewall, observe, reading, render, rules
@@ -32,6 +34,9 @@ from kpx.policy.desired import Frontend, ServiceProgram
 from kpx.reconcile.plan import Failure, Outcome, Plan
 from kpx.reconcile.rows import Key, Rows, Table, Value
 
+LOOK_S: Final = 1.0
+"""How long rules are not looked at again, seconds: others may change theirs many times a second, and a look runs programs."""
+
 
 class IpvsDataplane:
     """See `kpx.dataplanes.base.Dataplane`, whose promises it keeps."""
@@ -45,6 +50,8 @@ class IpvsDataplane:
         self._watch: Watch | None = None
         self._facts: NodeFacts | None = None
         self._foreign: dict[Family, frozenset[bytes]] = {}
+        self._stirred = False
+        self._look_at = 0.0
         self._drains = None if doors is None else Drains(doors)
         self._leaving = None if doors is None else Leaving(doors)
 
@@ -211,8 +218,9 @@ class IpvsDataplane:
         return self.drains.list()
 
     def deadline(self) -> float | None:
-        """Return when a destination that drains wants to be looked at."""
-        return None if self._drains is None else self._drains.deadline()
+        """Return when a destination that drains wants to be looked at, or rules that somebody may have changed."""
+        times = (self._drains.deadline() if self._drains else None, self._look_at if self._stirred else None)
+        return min((at for at in times if at is not None), default=None)
 
     def tend(self, listed: Listed) -> int:
         """Delete destinations that have drained."""
@@ -238,8 +246,13 @@ class IpvsDataplane:
 
     def touched(self) -> list[str]:
         """Return what others did to our rules since the last call; sets and virtual servers are audited instead."""
-        if self._watch is None or not self._watch.stirred() or self._facts is None:
+        if self._watch is None or self._facts is None:
             return []
+        self._stirred = self._watch.stirred() or self._stirred
+        now = time.monotonic()
+        if not self._stirred or now < self._look_at:
+            return []
+        self._stirred, self._look_at = False, now + LOOK_S
         return self._differences(observe.present_sets(self._doors))
 
     def close(self) -> None:

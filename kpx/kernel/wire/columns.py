@@ -12,9 +12,6 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-CHUNK = 512
-"""Records filled in at a time: what is written in strides should stay in the processor's cache."""
-
 
 class Field(NamedTuple):
     """A field: its place in the template, its place in a key, its size in bytes."""
@@ -29,25 +26,23 @@ def filled(template: bytes, fields: Sequence[Field], keys: Sequence[bytes]) -> b
     Repeat a template, one for each key, with fields taken from the key.
 
     Args:
-        keys: all of one width.
+        keys: at least one, all of one width.
     """
     stride = len(template)
-    result = bytearray(template * len(keys))
-    width = len(keys[0]) if keys else 0
-    for begin in range(0, len(keys), CHUNK):
-        part = b"".join(keys[begin : begin + CHUNK])
-        base, limit = begin * stride, (begin + CHUNK) * stride
-        for place, start, size in fields:
-            for byte in range(size):
-                result[base + place + byte : limit : stride] = part[start + byte :: width]
+    result = bytearray(template)
+    result *= len(keys)
+    joined = b"".join(keys)
+    width = len(joined) // len(keys)
+    for place, start, size in fields:
+        for byte in range(size):
+            result[place + byte :: stride] = joined[start + byte :: width]
     return result
 
 
-def number(packed: bytearray, stride: int, place: int, numbers: Iterable[int], order: str = sys.byteorder) -> None:
-    """Write a 32-bit number into each of the pieces of `stride` bytes."""
+def number(packed: bytearray, stride: int, place: int, numbers: Iterable[int], *, big_endian: bool = False) -> None:
+    """Write a 32-bit number into each of the pieces of `stride` bytes, at a place; both are multiples of four."""
     column = array("I", numbers)
-    if order != sys.byteorder:
+    if big_endian and sys.byteorder == "little":
         column.byteswap()
-    values = column.tobytes()
-    for byte in range(4):
-        packed[place + byte :: stride] = values[byte::4]
+    with memoryview(packed) as view, view.cast("I") as words:
+        words[place // 4 :: stride // 4] = memoryview(column)

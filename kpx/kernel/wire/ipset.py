@@ -160,6 +160,11 @@ def list_header(name: str) -> bytes:
     return _base(name) + be32(ATTR_FLAGS, FLAG_LIST_HEADER)
 
 
+def elements_prefix(name: str) -> bytes:
+    """Pack what comes before the elements in ADD and DEL."""
+    return _base(name) + be32(ATTR_LINENO, 0)
+
+
 def element_messages(name: str, elements: Sequence[Element]) -> Iterator[tuple[bytes, int, int]]:
     """
     Pack what ADD and DEL take, as many elements a message as fit.
@@ -170,7 +175,7 @@ def element_messages(name: str, elements: Sequence[Element]) -> Iterator[tuple[b
     Yields:
         (message, index of its first element, index behind its last)
     """
-    prefix = _base(name) + be32(ATTR_LINENO, 0)
+    prefix = elements_prefix(name)
     known: Signature | None = None
     pack: Callable[[Sequence[Any], int], bytes]
     packed: list[bytes] = []

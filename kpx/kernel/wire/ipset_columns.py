@@ -40,19 +40,19 @@ class AlikeElements(Sequence[Element]):
             return AlikeElements(self._sample, self._starts, self._keys[index])
         key, values = self._keys[index], list(self._sample)
         for field, start in self._starts.items():
-            found = key[start : start + self._layout.places[field][1]]
+            found = key[start : start + self._layout.spots[field][1]]
             values[field] = found if field in (ADDRESS, SECOND) else int.from_bytes(found, "big")
         return Element._make(values)
 
     def messages(self, name: str) -> Iterator[tuple[bytes, int, int]]:
         """Yield what `element_messages` would."""
-        prefix, places = elements_prefix(name), self._layout.places
+        prefix, spots = elements_prefix(name), self._layout.spots
         template = self._layout.packer()(self._sample, 0)
-        fields = [Field(places[field][0], start, places[field][1]) for field, start in self._starts.items()]
+        fields = [Field(spots[field][0], start, spots[field][1]) for field, start in self._starts.items()]
         stride = len(template)
         most = ELEMENTS_MAX_BYTES // stride
         for first in range(0, len(self._keys), most):
             keys = self._keys[first : first + most]
             packed = filled(template, fields, keys)
-            number(packed, stride, stride - 4, range(first + 1, first + len(keys) + 1), "big")
-            yield prefix + attr(ATTR_ADT | NLA_F_NESTED, packed), first, first + len(keys)
+            number(packed, stride, stride - 4, range(first + 1, first + len(keys) + 1), big_endian=True)
+            yield prefix + attr(ATTR_ADT | NLA_F_NESTED, bytes(packed)), first, first + len(keys)

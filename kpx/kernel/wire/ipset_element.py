@@ -38,30 +38,34 @@ class Layout:
     """
     The layout of all elements of one signature.
 
-    `places` has, for each field, its offset in a packed element and its size in bytes. `size`, `unpack_from` and `headers` are for reading: an element whose every second value equals `headers` is laid out so, and
-    `fields` picks its fields, defaults included, out of the values.
+    `spots` has the offset and the size in bytes of each field. `size`, `unpack_from` and `headers` are for reading: an element
+    whose every second value equals `headers` is laid out so, and `fields` picks its fields, defaults included, out of the values.
     """
 
     def __init__(self, signature: Signature) -> None:
         size, length, port, second, second_length, timeout = signature
         parts = [
-            (True, ADDRESS, f"{size}s"),
-            (second, SECOND, f"{size}s"),
-            (length, LENGTH, "B3x"),
-            (second_length, SECOND_LENGTH, "B3x"),
-            (port, PORT, "H2x"),
-            (port, PROTOCOL, "B3x"),
-            (timeout, TIMEOUT, "I"),
+            (True, ADDRESS, f"{size}s", size),
+            (second, SECOND, f"{size}s", size),
+            (length, LENGTH, "B3x", 1),
+            (second_length, SECOND_LENGTH, "B3x", 1),
+            (port, PORT, "H2x", 2),
+            (port, PROTOCOL, "B3x", 1),
+            (timeout, TIMEOUT, "I", 4),
         ]
-        self._chosen = [field for wanted, field, _ in parts if wanted]
+        chosen = [part[1:] for part in parts if part[0]]
+        self._chosen = [field for field, _, _ in chosen]
         self._written = _headers(size, NLA_F_NET_BYTEORDER)
         read = _headers(size, 0)
-        codes = {field: code for _, field, code in parts}
-        # The address's headers come together with the element's own.
-        self._format = ">" + "".join(f"{len(read[field]) + 4 * (not field)}s{codes[field]}" for field in self._chosen)
+        self._format = ">"
+        self.spots: dict[int, tuple[int, int]] = {}
+        for field, code, width in chosen:
+            # The address's headers come together with the element's own.
+            self._format += f"{len(read[field]) + 4 * (not field)}s"
+            self.spots[field] = struct.calcsize(self._format), width
+            self._format += code
         reader = struct.Struct(self._format)
         self.size = reader.size
-        self.places = {field: _place(self._format, 2 * index + 1) for index, field in enumerate(self._chosen)}
         self.unpack_from = reader.unpack_from
         self.headers = (_own_header(self.size) + read[ADDRESS], *(read[field] for field in self._chosen[1:]))
         count = 2 * len(self._chosen)
@@ -91,13 +95,6 @@ class Layout:
             return pack(*values)
 
         return pack_element
-
-
-def _place(form: str, index: int) -> tuple[int, int]:
-    """Return offset and size of the value at an index, of the values `form` describes, padding not counted."""
-    codes = re.findall(r"\d*[a-zI]\d*x?", form)
-    before = struct.calcsize(">" + "".join(codes[:index]))
-    return before, struct.calcsize(">" + codes[index].split("x")[0].rstrip("0123456789"))
 
 
 def _own_header(size: int) -> bytes:

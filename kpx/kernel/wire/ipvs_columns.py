@@ -47,7 +47,7 @@ class AlikeMessages(Sequence[bytes]):
             return AlikeMessages(self._template, self._fields, self._keys[index])
         return bytes(filled(self._template, self._fields, [self._keys[index]]))
 
-    def datagram(self, kind: int, sequences: range) -> bytes | bytearray:
+    def datagram(self, kind: int, sequences: range) -> bytearray:
         """
         Pack them with netlink headers into one datagram; the last one asks for an acknowledgement.
 
