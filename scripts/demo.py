@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from scripts.demo_manifests import NODES, SECOND_POD, TOMCAT
 from tests.lab.agent import REPOSITORY, environment, start_ready
+from tests.lab.holdings import left_behind
 from tests.lab.netns import NAMES
 from tests.lab.topology import Host, Lab
 
@@ -130,7 +131,9 @@ class Demo:
 def agent_command(node: str) -> list[str]:
     """The command line of an agent, as one would type it on the node."""
     kpx = str(Path(sys.executable).with_name("kpx"))
-    return [kpx, "run", "--manifests", str(MANIFESTS), "--hostname-override", node, "--cluster-cidr", "10.244.0.0/16"]
+    mode = os.environ.get("KPX_PROXY_MODE", "")
+    options = ["--hostname-override", node, "--cluster-cidr", "10.244.0.0/16", *(["--proxy-mode", mode] if mode else [])]
+    return [kpx, "run", "--manifests", str(MANIFESTS), *options]
 
 
 def asks() -> Iterator[Ask]:
@@ -193,7 +196,7 @@ def clean_up(demo: Demo) -> None:
     for name in NODE_ADDRESSES:
         namespace = demo.hosts[name].namespace
         namespace.run(kpx, "cleanup")
-        if "kpx" in namespace.run("nft", "list", "ruleset").stdout:
+        if left_behind(namespace):
             demo.wrong.append(f"kpx cleanup left something behind on {name}")
     say("cleaned up: kpx cleanup on both nodes, then the namespaces")
 

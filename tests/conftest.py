@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import hypothesis
 import pytest
 
@@ -10,12 +13,22 @@ hypothesis.settings.register_profile("kpx", deadline=None, derandomize=True, pri
 hypothesis.settings.load_profile("kpx")
 
 
+def part(text: str) -> tuple[int, int]:
+    """Read `--part`."""
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"{text}: not a part such as 1/2")
+    return int(number), int(parts)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options of every kind of test; see `pytest --help`."""
     group = parser.getgroup("kpx")
     group.addoption(
         "--accept", action="store_true", help="write what scenarios give as what they expect; read the diff before committing"
     )
+    group.addoption("--results", type=Path, metavar="FILE", help="write what was counted there as JSON, after every test")
+    group.addoption("--part", type=part, default=(1, 1), metavar="I/N", help="run only every Nth test, from the Ith on")
     group.addoption("--must-run", action="append", default=[], metavar="DIR", help="fail when no test under DIR ran to its end")
 
 
@@ -43,6 +56,23 @@ class MustRun:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch over `--must-run`."""
+    """Watch over `--must-run`, and count for `--results`."""
     if directories := config.getoption("--must-run"):
         config.pluginmanager.register(MustRun(directories), "kpx-must-run")
+    if path := config.getoption("--results"):
+        from tests.lab.results import Results
+
+        config.pluginmanager.register(Results(path), "kpx-results")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is not of `--part`; neighbours, which take about the same time, go to different parts."""
+    number, parts = config.getoption("--part")
+    if config.getoption("--results"):
+        from tests.lab.results import ALL_TESTS
+
+        config.stash[ALL_TESTS] = len(items)
+    if left_out := [item for index, item in enumerate(items) if index % parts != number - 1]:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = items[number - 1 :: parts]

@@ -4,7 +4,9 @@ The agent under test: `kpx run` as anybody would start it, in a node's namespace
 Whether it has caught up is asked of the kernel and not of the agent: after every change of the manifests a marker Service
 is added, with an address nobody used before. It has no endpoints, so once a connection to it is refused (R1) all that was
 written before is in force too. A file that vanishes is believed a moment later than one that appears; so after files were
-deleted the last marker is deleted as well, and waited for until its address is nobody's.
+deleted the last marker is deleted as well, and waited for until its address is nobody's. A data plane without transactions
+may refuse the marker while it still writes the rest of the same change: there a second marker, added once the first is in
+force, can only be read after that change is through.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.lab import dataplane, launch
 from tests.lab.netns import PATIENCE, Namespace
 from tests.lab.probes import probe
 from tests.lab.topology import Host
@@ -31,6 +33,9 @@ MARKER_PREFIX = {4: "198.18.0.", 6: "2001:2::"}
 MARKER_RANGES = ("198.18.0.0/15", "2001:2::/48")
 CATCH_UP_S = 10.0 * PATIENCE
 STOP_S = 10.0 * PATIENCE
+VERB_S = 30.0 * PATIENCE
+TRANSACTIONS = {"nftables": True, "ipvs": False}
+"""Whether a data plane writes all of a change at once."""
 
 Object = Mapping[str, Any]
 
@@ -42,8 +47,12 @@ class Agent:
     Args:
         node: where it runs; the fabric beyond it must refuse `MARKER_RANGES` (see `refuse_markers`).
         directory: an empty directory for manifests and the log.
-        options: further options of `kpx run`.
+        options: options that all verbs take.
         versions: the IP versions that markers are needed for; the families of a node are written independently.
+
+    Attributes:
+        mode: the data plane, for `--proxy-mode`.
+        run_options: options of `kpx run` that other verbs do not take.
     """
 
     def __init__(self, node: Host, directory: Path, options: Sequence[str] = (), versions: Sequence[int] = (4,)) -> None:
@@ -52,11 +61,13 @@ class Agent:
         self.manifests.mkdir()
         self.log = directory / "agent.log"
         self.options = tuple(options)
+        self.mode = dataplane.CHOSEN
+        self.run_options: tuple[str, ...] = ()
         self._versions = tuple(versions)
         self._numbers = itertools.count(1)
         self._markers: tuple[str, ...] = ()
         self._gone_markers: tuple[str, ...] = ()
-        self._process: subprocess.Popen[str] | None = None
+        self._process: launch.Process | None = None
 
     @property
     def pid(self) -> int:
@@ -66,14 +77,13 @@ class Agent:
 
     def command(self, verb: str, *arguments: str) -> list[str]:
         """The command line of a verb with this agent's manifests and options."""
-        return [sys.executable, "-m", "kpx", verb, "--manifests", str(self.manifests), *self.options, *arguments]
+        options = ("--manifests", str(self.manifests), "--proxy-mode", self.mode, *self.options)
+        return [*launch.KPX, verb, *options, *arguments]
 
     def kpx(self, verb: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run another verb of kpx on the same node with the same options and wait for it."""
         with self.node.namespace.entered():
-            done = subprocess.run(
-                self.command(verb, *arguments), capture_output=True, text=True, timeout=60, env=environment(), check=False
-            )
+            done = launch.run(self.command(verb, *arguments), VERB_S, environment())
         said = f"{done.stdout}{done.stderr}"
         assert not check or done.returncode == 0, f"kpx {verb} {' '.join(arguments)}: exit code {done.returncode}\n{said}"
         return done
@@ -81,10 +91,7 @@ class Agent:
     def bare(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run kpx on the node with these arguments alone."""
         with self.node.namespace.entered():
-            return subprocess.run(
-                [sys.executable, "-m", "kpx", *arguments],
-                capture_output=True, text=True, timeout=60, env=environment(), check=False,
-            )  # fmt: skip
+            return launch.run([*launch.KPX, *arguments], VERB_S, environment())
 
     def write(self, objects: Iterable[Object], mark: bool = True) -> None:
         """Create or replace objects, one file each, then a marker."""
@@ -125,10 +132,16 @@ class Agent:
 
     def launch(self) -> None:
         """Start the agent and wait until it says that it is ready, as systemd would; touches no manifest."""
-        self._process = start_ready(self.node.namespace, self.command("run"), self.log)
+        self._process = start_ready(self.node.namespace, self.command("run", *self.run_options), self.log)
 
     def catch_up(self) -> None:
         """Wait until everything written so far is in force; fails after `CATCH_UP_S` with the agent's log."""
+        self._await_markers()
+        if not TRANSACTIONS[self.mode] and self._markers and self._process is not None:
+            self.mark()
+            self._await_markers()
+
+    def _await_markers(self) -> None:
         deadline = time.monotonic() + CATCH_UP_S
         while not all(map(self._is_refused, self._markers)) or any(map(self._is_refused, self._gone_markers)):
             assert self._process is None or self._process.poll() is None, f"the agent died: {self.log_tail()}"
@@ -163,7 +176,7 @@ class Agent:
         hidden.rename(self.manifests / name)
 
 
-def start_ready(namespace: Namespace, command: Sequence[str], log: Path) -> subprocess.Popen[str]:
+def start_ready(namespace: Namespace, command: Sequence[str], log: Path) -> launch.Process:
     """
     Start an agent in a namespace and wait until it says it is ready, in the way systemd is told (sd_notify(3)).
 
@@ -176,9 +189,8 @@ def start_ready(namespace: Namespace, command: Sequence[str], log: Path) -> subp
         ready.bind(str(address))
         ready.settimeout(0.1)
         told = {**environment(), "NOTIFY_SOCKET": str(address)}
-        process = namespace.start(
-            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=told, start_new_session=True
-        )
+        with namespace.entered():
+            process = launch.start(command, output, told)
         deadline = time.monotonic() + CATCH_UP_S
         while True:
             with contextlib.suppress(TimeoutError):

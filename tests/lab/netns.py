@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import socket
+import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 CLONE_NEWNET = 0x40000000
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
 NAMES = Path("/run/netns")
 PATIENCE = float(os.environ.get("KPX_LAB_PATIENCE", "1"))
 """What deadlines are multiplied by: 1 on a real machine, 6 or so under emulation, where starting Python takes seconds."""
@@ -44,6 +49,12 @@ def _call(name: str, *arguments: int) -> None:
         raise LabError(f"{name}: {os.strerror(error)}")
 
 
+def _raise_loopback() -> None:
+    """`ip link set lo up` in the current namespace, without a process: the fresh interface has no other flags (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+
+
 class Namespace:
     """
     One network namespace with its loopback up.
@@ -62,13 +73,14 @@ class Namespace:
             if persistent_name:
                 subprocess.run(["ip", "netns", "add", persistent_name], check=True, timeout=COMMAND_TIMEOUT_S)
                 self._fd = os.open(NAMES / persistent_name, os.O_RDONLY | os.O_CLOEXEC)
+                _call("setns", self._fd, CLONE_NEWNET)
             else:
                 _call("unshare", CLONE_NEWNET)
                 self._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            _raise_loopback()
         finally:
             _call("setns", home, CLONE_NEWNET)
             os.close(home)
-        self.ip("link set lo up")
 
     @classmethod
     def current(cls, title: str) -> Namespace:

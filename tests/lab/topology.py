@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 
 from tests.lab.netns import Namespace
@@ -28,6 +28,7 @@ GATEWAY = {4: "169.254.1.1", 6: "fe80::1"}
 ROUTER_MAC = "02:00:00:00:00:01"
 NODE_TABLE = 10
 EVERYTHING_ELSE_TABLE = 11
+LINKS, ADDRESSES, ROUTES = range(3)
 
 
 def version(address: str) -> int:
@@ -77,6 +78,8 @@ class Lab:
         self._prefix = persistent_prefix
         self._undo = contextlib.ExitStack()
         self._numbers = itertools.count(2)
+        self._bridges: set[tuple[Namespace, str]] = set()
+        self._steps: tuple[dict[tuple[Namespace, int], list[str]], ...] | None = None
         self.hosts: list[Host] = []
 
     def __enter__(self) -> Lab:
@@ -88,6 +91,29 @@ class Lab:
     def keep(self) -> None:
         """Leave everything as it is when the block ends; only named namespaces survive the process."""
         self._undo.pop_all()
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """
+        Do all wiring of the block at its end, with one `ip` for each namespace and step.
+
+        Starting a program takes longer than what it does here, on an emulated processor a hundred times as long.
+        """
+        self._steps = ({}, {}, {})
+        try:
+            yield
+            for step in self._steps:
+                for (namespace, version), lines in step.items():
+                    namespace.ip(*lines, version=version)
+        finally:
+            self._steps = None
+
+    def _wire(self, step: int, namespace: Namespace, *lines: str, version: int = 0) -> None:
+        """Run lines of iproute2, or leave them to the end of `at_once`: links first, then their ends, then the ways there."""
+        if self._steps is None:
+            namespace.ip(*lines, version=version)
+        else:
+            self._steps[step].setdefault((namespace, version), []).extend(lines)
 
     def host(self, title: str, addresses: Iterable[str] = ()) -> Host:
         """Make a host that is not connected to anything yet."""
@@ -124,11 +150,15 @@ class Lab:
         number = next(self._numbers)
         port = interface or f"veth{number}"
         mac = f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
-        router.namespace.ip(
+        self._wire(
+            LINKS,
+            router.namespace,
             f"link add {port} address {ROUTER_MAC} type veth peer name eth0 address {mac} netns {host.namespace.path}",
             f"link set {port} up",
         )
-        host.namespace.ip(
+        self._wire(
+            ADDRESSES,
+            host.namespace,
             "link set eth0 up",
             *(f"address add {full(a)} dev eth0{' nodad' if version(a) == 6 else ''}" for a in host.addresses),
             *(f"neighbour replace {GATEWAY[v]} lladdr {ROUTER_MAC} dev eth0 nud permanent" for v in (4, 6)),
@@ -141,26 +171,25 @@ class Lab:
         return bridge or port
 
     def _port_of(self, router: Host, port: str, bridge: str) -> None:
-        if router.namespace.run("ip", "link", "show", bridge, check=False).returncode != 0:
-            router.namespace.ip(
-                f"link add {bridge} address {ROUTER_MAC} type bridge",
-                f"link set {bridge} up",
-            )
+        if (router.namespace, bridge) not in self._bridges:
+            self._bridges.add((router.namespace, bridge))
+            self._wire(LINKS, router.namespace, f"link add {bridge} address {ROUTER_MAC} type bridge", f"link set {bridge} up")
         # A port must not have the bridge's own address, or frames for the gateway would look like the port's.
-        router.namespace.ip(
+        self._wire(
+            LINKS,
+            router.namespace,
             f"link set {port} address 02:00:00:00:ff:{next(self._numbers) & 255:02x}",
             f"link set {port} master {bridge}",
             f"link set {port} type bridge_slave hairpin on",
         )
 
-    @staticmethod
-    def route(router: Host, addresses: Iterable[str], interface: str, mac: str) -> None:
+    def route(self, router: Host, addresses: Iterable[str], interface: str, mac: str) -> None:
         """Route addresses out of an interface, to the host with this link address."""
         lines = []
         for address in addresses:
             lines.append(f"neighbour replace {address} lladdr {mac} dev {interface} nud permanent")
             lines.append(f"route replace {full(address)} dev {interface}")
-        router.namespace.ip(*lines)
+        self._wire(ROUTES, router.namespace, *lines)
 
     def uplink(self, node: Host, fabric: Host, pods: Iterable[str] = (), default: bool = False) -> None:
         """
@@ -173,12 +202,16 @@ class Lab:
         node.forward()
         number = next(self._numbers)
         port, mac = f"node{number}", f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"
-        fabric.namespace.ip(
+        self._wire(
+            LINKS,
+            fabric.namespace,
             f"link add {port} address {ROUTER_MAC} type veth peer name uplink address {mac} netns {node.namespace.path}",
             f"link set {port} up",
             *(f"neighbour replace {GATEWAY[v]} lladdr {mac} dev {port} nud permanent" for v in (4, 6) if default),
         )
-        node.namespace.ip(
+        self._wire(
+            ADDRESSES,
+            node.namespace,
             "link set uplink up",
             *(f"address add {full(a)} dev uplink{' nodad' if version(a) == 6 else ''}" for a in node.addresses),
             *(f"neighbour replace {GATEWAY[v]} lladdr {ROUTER_MAC} dev uplink nud permanent" for v in (4, 6)),
@@ -188,7 +221,7 @@ class Lab:
         self.route(fabric, [*node.addresses, *pods], port, mac)
         if default:
             for v in (4, 6):
-                fabric.namespace.ip(*_node_first(port, GATEWAY[v]), version=v)
+                self._wire(ROUTES, fabric.namespace, *_node_first(port, GATEWAY[v]), version=v)
 
 
 def _node_first(port: str, gateway: str) -> Iterable[str]:

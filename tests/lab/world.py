@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 from tests.lab.agent import Agent, Object, refuse_markers
 from tests.lab.flows import Judge, Row, endpoint_name
+from tests.lab.holdings import HOLDINGS, left_behind
 from tests.lab.netns import Namespace
-from tests.lab.ruleset import assert_lists_cleanly
+from tests.lab.probes import Flow
 from tests.lab.topology import Host, Lab
 from tests.lab.traffic import Responder
 
@@ -114,7 +115,8 @@ class World:
             self.node = self.lab.host(NODE, config.local_addresses)
             self.fabric = self.lab.fabric()
             refuse_markers(self.fabric)
-            self._lay_out()
+            with self.lab.at_once():
+                self._lay_out()
             self._serve()
             addresses = frozenset(config.local_addresses)
             self.judge = undo.enter_context(contextlib.closing(Judge(addresses, frozenset((NODE, ELSEWHERE)))))
@@ -141,13 +143,24 @@ class World:
             return self.node.namespace
         return self._hosts[canonical(row.source)].namespace
 
+    def flow(self, protocol: str, source: str, to: str, port: int, source_port: int = 0) -> Flow:
+        """Open a flow that is asked more than once; it ends with the world unless somebody ends it before."""
+        flow = Flow(self.host(source).namespace, protocol, source, to, port, source_port)
+        self._undo.callback(flow.close)
+        return flow
+
     def wind_up(self) -> None:
-        """End a scenario: what is there can be listed by nft, and after `kpx cleanup` nothing of it is there any more."""
-        assert "kpx" in assert_lists_cleanly(self.node.namespace)
+        """End a scenario: what is there can be listed, and after `kpx cleanup` nothing of it is there any more."""
+        assert HOLDINGS[self.agent.mode].ours(self.node.namespace), "the agent has written nothing"
+        self.clean_up()
+
+    def clean_up(self) -> None:
+        """Stop the agent; after `kpx cleanup` nothing of kpx is in the kernel, whatever data planes were used."""
         self.agent.stop()
         done = self.agent.bare("cleanup")
         assert done.returncode == 0, done.stderr
-        assert "kpx" not in assert_lists_cleanly(self.node.namespace)
+        left = left_behind(self.node.namespace)
+        assert not left, f"kpx cleanup leaves behind:\n{left}"
 
     def host(self, address: str) -> Host:
         """The host that has an address."""

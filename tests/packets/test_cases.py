@@ -2,7 +2,8 @@
 The behaviour cases of tests/cases, with real packets: one test a case, the agent run as `kpx run` runs it.
 
 Cases that need what kpx does not do yet are named in tests/cases/NOT_YET.yaml; they are not collected at all, so they are
-neither passed nor skipped.
+neither passed nor skipped. What one data plane alone lacks is asked all the same: such a case may fail there, and the run
+says so with the reason (chance may also let it pass).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab import features
+from tests.lab import dataplane, features
 from tests.lab.flows import Row, row_from_case
 from tests.lab.world import NodeConfig, World
 from tests.packets.case_files import all_cases, covered, not_yet
@@ -31,7 +32,24 @@ def test_every_case_is_either_covered_or_waiting() -> None:
     assert covered(), "no case is covered at all"
 
 
-@pytest.mark.parametrize("name", covered())
+@pytest.mark.parametrize("plane", list(dataplane.NEEDS))
+def test_what_one_dataplane_lacks_is_asked_and_has_a_reason(plane: str) -> None:
+    """The list of a data plane names cases that exist, that others pass, and far from all of them."""
+    lacking = not_yet(plane)
+
+    assert set(lacking) <= set(covered())
+    assert all(lacking.values())
+    assert len(lacking) < len(covered()) / 4
+
+
+def may_fail(name: str) -> tuple[pytest.MarkDecorator, ...]:
+    """The mark of a case that the chosen data plane cannot do yet."""
+    reason = not_yet(dataplane.CHOSEN).get(name)
+    return (pytest.mark.xfail(reason=f"{dataplane.CHOSEN}: {reason}", strict=False, raises=AssertionError),) if reason else ()
+
+
+@pytest.mark.dataplane
+@pytest.mark.parametrize("name", [pytest.param(name, marks=may_fail(name)) for name in covered()])
 def test_case(name: str, tmp_path: Path) -> None:
     """All flows of the case, before and after each of its steps."""
     case = CASES[name]

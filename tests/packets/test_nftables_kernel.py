@@ -21,7 +21,7 @@ from kpx.reconcile.rows import Rows
 from tests.lab.netns import Namespace
 from tests.lab.programs import service_program
 
-pytestmark = pytest.mark.packets
+pytestmark = [pytest.mark.packets, pytest.mark.dataplane("nftables")]
 
 CIDRS = [ServiceCIDR(ObjectName("", "k"), (parse_prefix("10.96.0.0/16"), parse_prefix("fd10::/112")))]
 DETECTORS = {

@@ -11,6 +11,7 @@ from tests.lab.world import World
 from tests.packets import flow_tables
 
 
+@pytest.mark.dataplane
 @pytest.mark.parametrize("name", flow_tables.names())
 def test_table(name: str, tmp_path: Path) -> None:
     """Every row of the table holds; all of what does not is named."""
