@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +20,7 @@ from kpx.kernel.wire.ipset import Element, SetShape
 from kpx.kernel.wire.ipvs import NEW_SERVER, ServerKey, ServerSettings, server_message
 from kpx.model.addresses import parse_address
 from tests.lab import features
-from tests.lab.netns import Namespace
+from tests.lab.netns import PATIENCE, Namespace
 
 pytestmark = pytest.mark.packets
 
@@ -237,7 +238,10 @@ def test_a_kube_proxy_that_runs_is_found_in_its_own_namespace_only(host: Namespa
     running = host.start([str(program), "60"])
     try:
         with host.entered():
-            assert kube_proxy.running() == running.pid
+            # It is known by its name, which it has a moment after it was started.
+            deadline = time.monotonic() + 10 * PATIENCE
+            while kube_proxy.running() != running.pid:
+                assert time.monotonic() < deadline, "a kube-proxy that runs is not found"
             with pytest.raises(AlreadyRunning, match=rf"kube-proxy \(pid {running.pid}\)"):
                 kube_proxy_removal.refuse_while_running()
         assert kube_proxy.running() != running.pid
