@@ -53,8 +53,8 @@ class RecordingNetlink(Netlink):
         self._protocol = protocol
         self._sent = sent
 
-    def _send(self, datagram: bytes) -> None:
-        self._sent.append(Sent(self._protocol, datagram))
+    def _send(self, datagram: bytes | bytearray) -> None:
+        self._sent.append(Sent(self._protocol, bytes(datagram)))
         super()._send(datagram)
 
 
