@@ -6,6 +6,7 @@ Whose a virtual server is, the set `servers` says (D18). A destination of weight
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from kpx.dataplanes.ipvs.doors import Doors
@@ -70,8 +71,14 @@ def misshapen(doors: Doors, family: Family, names: list[str]) -> list[str]:
     return found
 
 
-def observe_family(doors: Doors, family: Family, names: list[str], servers: Servers) -> FamilyState:
-    """Read one family; `names` is what `present_sets` said, `servers` what `read_servers` said."""
+def observe_family(doors: Doors, family: Family, names: list[str], servers: Servers, known: Collection[Key] = ()) -> FamilyState:
+    """
+    Read one family.
+
+    Args:
+        names: what `present_sets` said. servers: what `read_servers` said.
+        known: keys of virtual servers this process knows to be ours, whatever became of their record.
+    """
     rows: Rows = {}
     for schema in SCHEMAS:
         name = set_name(family, schema.name)
@@ -83,13 +90,13 @@ def observe_family(doors: Doors, family: Family, names: list[str], servers: Serv
     memory_set = set_name(family, DRAINING)
     memory = tuple(doors.sets.elements(memory_set)) if memory_set in names else ()
     record = rows.get(TABLES[family, "servers"], {})
-    mine, draining, foreign = _servers(doors, family, record, servers)
+    mine, draining, foreign = _servers(doors, family, {*record, *known}, servers)
     rows.update(mine)
     return FamilyState(rows, draining, memory, foreign)
 
 
 def _servers(
-    doors: Doors, family: Family, record: dict[Key, Value], servers: Servers
+    doors: Doors, family: Family, record: Collection[Key], servers: Servers
 ) -> tuple[Rows, tuple[bytes, ...], frozenset[bytes]]:
     virtual: dict[Key, Value] = {}
     destinations: dict[Key, Value] = {}

@@ -20,7 +20,7 @@ from kpx.dataplanes.ipvs.audit import audit
 from kpx.dataplanes.ipvs.doors import Doors, close_doors
 from kpx.dataplanes.ipvs.draining import Drains
 from kpx.dataplanes.ipvs.leaving import Leaving
-from kpx.dataplanes.ipvs.schema import FAMILIES, ROUTE_PRIORITY, ROUTE_TABLE, shapes
+from kpx.dataplanes.ipvs.schema import FAMILIES, ROUTE_PRIORITY, ROUTE_TABLE, TABLES, shapes
 from kpx.dataplanes.ipvs.templates import affinity_of
 from kpx.dataplanes.ipvs.watch import Watch
 from kpx.errors import KernelError
@@ -31,7 +31,7 @@ from kpx.model.addresses import Address, Family
 from kpx.model.facts import NodeFacts
 from kpx.model.node import ServiceCIDR
 from kpx.policy.desired import Frontend, ServiceProgram
-from kpx.reconcile.plan import Failure, Outcome, Plan
+from kpx.reconcile.plan import Failure, Outcome, Plan, Verb
 from kpx.reconcile.rows import Key, Rows, Table, Value
 
 LOOK_S: Final = 1.0
@@ -50,6 +50,8 @@ class IpvsDataplane:
         self._watch: Watch | None = None
         self._facts: NodeFacts | None = None
         self._foreign: dict[Family, frozenset[bytes]] = {}
+        # Ours as far as this process knows, should somebody flush the sets that say so.
+        self._ours: dict[Family, set[Key]] = {family: set() for family in Family}
         self._stirred = False
         self._look_at = 0.0
         self._drains = None if doors is None else Drains(doors)
@@ -150,7 +152,9 @@ class IpvsDataplane:
         servers = observe.read_servers(self._doors) if names else {}
         rows: Rows = {}
         for family in Family:
-            state = observe.observe_family(self._doors, family, names, servers)
+            state = observe.observe_family(self._doors, family, names, servers, self._ours[family])
+            tables = (TABLES[family, name] for name in ("servers", "virtual-servers"))
+            self._ours[family] = {key for table in tables for key in state.rows.get(table, {})}
             rows.update(state.rows)
             self._foreign[family] = state.foreign
             self.drains.learn(family, state.draining, state.memory)
@@ -196,9 +200,19 @@ class IpvsDataplane:
             theirs = {observe.packed(server) for server in observe.read_servers(self._doors) if server.family == family}
             foreign = self._foreign[family] = foreign & theirs
         try:
-            return Writer(self._doors, family, foreign.__contains__, self.drains).write(those)
+            failures = Writer(self._doors, family, foreign.__contains__, self.drains).write(those)
         except KernelError as error:
             return [Failure(operation, error.errno, str(error)) for batch in those for operation in batch.operations]
+        self._know(family, those, failures)
+        return failures
+
+    def _know(self, family: Family, those: list[Batch], failures: list[Failure]) -> None:
+        """Take note of the virtual servers that became ours or are ours no more."""
+        failed = {failure.operation.key for failure in failures if failure.operation.table.name == "servers"}
+        for verb, table, operations in those:
+            if table.name == "servers":
+                keys = {operation.key for operation in operations} - failed
+                self._ours[family] = self._ours[family] - keys if verb is Verb.REMOVE else self._ours[family] | keys
 
     def forget_affinity(self, gone: Callable[[AffinityEntry], bool]) -> int:
         """Do nothing: the kernel itself drops affinity to a destination that is gone or takes nothing new (A4, G5)."""
