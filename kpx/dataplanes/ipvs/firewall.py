@@ -23,8 +23,9 @@ _OURS: Final = re.compile(r"^KPX-[A-Z]+$")
 
 
 def saved(iptables: Iptables, family: Family) -> Saved:
-    """Return the rules of the three tables as they are."""
-    return iptables.save(int(family), TABLES)
+    """Return the rules of the three tables as they are; one execution for all of them."""
+    held = iptables.save(int(family))
+    return {table: held.get(table, []) for table in TABLES}
 
 
 def differences(chains: Sequence[Chain], held: Saved) -> list[str]:

@@ -123,8 +123,9 @@ class IpvsDataplane:
             for shape in shapes(family) if found else ():
                 self._doors.sets.create(shape)
             sentences += routing.ensure(self._route(facts, family))
-            sentences += self._restore(family, rules.chains(facts, family))
-            sentences += routing.remove_other_marks(self._route(facts, family))
+            if restored := self._restore(family, rules.chains(facts, family)):
+                # Other rules may mean other mark bits, and nothing sets the former any more.
+                sentences += [*restored, *routing.remove_other_marks(self._route(facts, family))]
         return sentences
 
     def _route(self, facts: NodeFacts, family: Family) -> PolicyRoute:
@@ -212,7 +213,8 @@ class IpvsDataplane:
         for verb, table, operations in those:
             if table.name == "servers":
                 keys = {operation.key for operation in operations} - failed
-                self._ours[family] = self._ours[family] - keys if verb is Verb.REMOVE else self._ours[family] | keys
+                change = self._ours[family].difference_update if verb is Verb.REMOVE else self._ours[family].update
+                change(keys)
 
     def forget_affinity(self, gone: Callable[[AffinityEntry], bool]) -> int:
         """Do nothing: the kernel itself drops affinity to a destination that is gone or takes nothing new (A4, G5)."""
