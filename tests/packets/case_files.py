@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ NO_PACKETS = frozenset(("state_cases.yaml", NOT_YET.name))
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+@functools.cache
 def load(path: Path) -> Any:
-    """Read one YAML file."""
+    """Read one YAML file, once: on an emulated processor all of them take seconds. Nobody changes what is returned."""
     with path.open() as file:
         return yaml.load(file, Loader=_Loader)
 
