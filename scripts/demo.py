@@ -23,7 +23,7 @@ from typing import NamedTuple
 from scripts.demo_manifests import NODES, SECOND_POD, TOMCAT
 from tests.lab.agent import REPOSITORY, environment, start_ready
 from tests.lab.holdings import left_behind
-from tests.lab.netns import NAMES
+from tests.lab.netns import NAMES, PATIENCE
 from tests.lab.topology import Host, Lab
 
 PREFIX = "kpx-demo-"
@@ -31,7 +31,7 @@ HOME = Path("/run/kpx-demo")
 MANIFESTS = HOME / "manifests"
 STARTED = HOME / "started.json"
 CONNECTIONS = 30
-DEADLINE_S = 5.0
+DEADLINE_S = 5.0 * PATIENCE
 
 NODE_ADDRESSES = {"node1": "192.168.56.11", "node2": "192.168.56.12"}
 PODS = {
@@ -103,7 +103,7 @@ class Demo:
 
     def connect(self, ask: Ask) -> tuple[str, str]:
         """One new connection: the pod that answered and the source it saw."""
-        connection = http.client.HTTPConnection(ask.address, ask.port, timeout=2)
+        connection = http.client.HTTPConnection(ask.address, ask.port, timeout=2 * PATIENCE)
         try:
             with self.hosts[ask.who].namespace.entered():
                 connection.connect()
@@ -119,7 +119,7 @@ class Demo:
         """Stop everything that was started here."""
         for process in reversed(self.processes):
             process.terminate()
-            process.wait(10)
+            process.wait(10 * PATIENCE)
             if process.stdout:
                 process.stdout.close()
 

@@ -85,6 +85,11 @@ def flush_every_set_of_ours(namespace: Namespace) -> None:
         namespace.run("ipset", "flush", name)
 
 
+def flush_what_steers(namespace: Namespace) -> None:
+    for name in ("KPX-FRONTENDS", "KPX-NODE-PORTS"):
+        namespace.run("ipset", "flush", name)
+
+
 def delete_one_element_of_every_set(namespace: Namespace) -> None:
     lines = [line for line in sets(namespace) if line.startswith("add KPX")]
     for line in {line.split()[1]: line for line in lines}.values():
@@ -138,10 +143,10 @@ BY_PLANE: dict[str, tuple[Tamper, ...]] = {
     ),
     "ipvs": (
         delete_every_virtual_server_of_ours, delete_a_destination, set_every_weight_to_zero, change_a_scheduler,
-        flush_ipvs_of_ours, flush_every_set_of_ours, delete_one_element_of_every_set, add_elements_to_our_sets, flush_our_chains,
-        delete_our_jumps, flush_the_tables_of_iptables, delete_our_policy_route,
+        flush_ipvs_of_ours, flush_what_steers, flush_every_set_of_ours, delete_one_element_of_every_set,
+        add_elements_to_our_sets, flush_our_chains, delete_our_jumps, flush_the_tables_of_iptables, delete_our_policy_route,
     ),
 }  # fmt: skip
 
-BREAK: dict[str, Tamper] = {"nftables": flush_table, "ipvs": flush_every_set_of_ours}
+BREAK: dict[str, Tamper] = {"nftables": flush_table, "ipvs": flush_what_steers}
 """What makes forwarding stop at once."""

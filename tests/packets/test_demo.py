@@ -11,12 +11,14 @@ from tests.lab import dataplane
 from tests.lab.agent import REPOSITORY, environment
 from tests.lab.netns import PATIENCE
 
+SETTINGS = {"KPX_PROXY_MODE": dataplane.CHOSEN, "KPX_LAB_PATIENCE": str(PATIENCE)}
+
 
 @pytest.mark.dataplane
 def test_the_demonstration_shows_what_it_promises_and_cleans_up() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scripts.demo"],
-        cwd=REPOSITORY, env={**environment(), "KPX_PROXY_MODE": dataplane.CHOSEN}, capture_output=True, text=True,
+        cwd=REPOSITORY, env={**environment(), **SETTINGS}, capture_output=True, text=True,
         timeout=120 * PATIENCE, check=False,
     )  # fmt: skip
     left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout

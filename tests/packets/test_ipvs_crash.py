@@ -298,12 +298,13 @@ class Watchman:
         recorded = self._bench.keys("servers")
         self._expect(ours <= recorded, f"{number}: virtual servers without a record: {shown(ours - recorded)}")
         self._expect(self._always <= steered, f"{number}: not steered any more: {shown(self._always - steered)}")
+        # What is refused is not steered, whatever set it is in besides.
         refused = self._bench.keys("refused")
-        for key in steered & ours:
-            # What is refused is not steered, whatever set it is in besides.
-            working = key not in refused and any(s.weight for _, s in self._bench.looking.ipvs.destinations(servers[key]))
-            self._expect(working or key not in self._served, f"{number}: nothing behind {shown({key})}")
-            bare = working and key in self._masqueraded and key not in masqueraded
+        self._expect(not self._served & refused, f"{number}: refused in between: {shown(self._served & refused)}")
+        for key in (steered & ours) - refused:
+            working = any(state.weight for _, state in self._bench.looking.ipvs.destinations(servers[key]))
+            self._expect(working, f"{number}: steered to nobody: {shown({key})}")
+            bare = key in self._masqueraded and key not in masqueraded
             self._expect(not bare, f"{number}: steered to endpoints without masquerading: {shown({key})}")
 
     def _expect(self, holds: bool, complaint: str) -> None:
@@ -347,7 +348,6 @@ def test_an_agent_that_dies_between_two_writes_leaves_what_the_next_one_complete
     wanted = bench.held()
 
     for last in range(0, writes, max(1, writes // KILLS)):
-        bench.clean_up()
         bench.become(old)
         assert bench.become(new, old, last) == last
         bench.become(new)
