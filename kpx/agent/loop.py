@@ -86,7 +86,8 @@ class Agent:
         self._read_at: float | None = None
         self._facts_made_of: tuple[Node | None, HostAddresses] | None = None
         self._stopping = False
-        self._tending = Tending(engine, around.handover, around.dataplane.audit_every_s, self._touched)
+        audit_s = around.dataplane.audit_every_s
+        self._tending = Tending(engine, around.handover, audit_s and min(audit_s, sync_period_s), self._touched)
 
     def run(self) -> None:
         """Step until SIGTERM or SIGINT, once started; forwarding stays as it is afterwards (16.6)."""
