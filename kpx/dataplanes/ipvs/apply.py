@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
@@ -38,7 +38,7 @@ from kpx.kernel.wire.ipvs_columns import destination_messages, server_messages
 from kpx.model.addresses import Family
 from kpx.model.names import Protocol
 from kpx.reconcile.plan import Failure, Operation, Plan, Verb
-from kpx.reconcile.rows import Table, Value
+from kpx.reconcile.rows import Key, Table, Value
 
 FOREIGN: Final = "somebody else's virtual server has this address and port (see ipvsadm -Ln); remove it, and kpx takes over"
 _GONE: Final = frozenset((errno.ESRCH, errno.ENOENT))
@@ -88,10 +88,14 @@ class Writer:
     Args:
         foreign: tells whether a virtual server is there that is not ours, as of now.
         drains: what is draining; told of destinations that begin to, asked about those that come back.
+        ours: virtual servers that are ours though they may be recorded only now, since an earlier write broke off.
     """
 
-    def __init__(self, doors: Doors, family: Family, foreign: Callable[[bytes], bool], drains: Drains) -> None:
+    def __init__(
+        self, doors: Doors, family: Family, foreign: Callable[[bytes], bool], drains: Drains, ours: Collection[Key] = ()
+    ) -> None:
         self._doors = doors
+        self._ours = ours
         self._family = family
         self._foreign = foreign
         self._drains = drains
@@ -192,7 +196,7 @@ class Writer:
         """
         assert isinstance(operation.key, bytes)
         recorded = self._recorded.get(operation.key)
-        if recorded is None:
+        if recorded is None or operation.key in self._ours:
             return self._doors.ipvs.write([self._server(SET_SERVER, operation)])[0]
         element = element_of(BY_NAME["servers"], self._family, operation.key)
         self._doors.sets.write([(set_name(self._family, "servers"), False, [element])])

@@ -44,10 +44,10 @@ class Leaving:
         """
         now = time.monotonic()
         if self._since is None:
-            self._since = now
             for family in facts.families:
                 self._restore(family, rules.chains(facts, family, retiring=True))
             self._forget_udp(rows)
+            self._since = now
             return LOOK_S
         if now - self._since < timeout_s and self._any_active(rows):
             return LOOK_S

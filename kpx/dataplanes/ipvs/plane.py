@@ -201,8 +201,10 @@ class IpvsDataplane:
             theirs = {observe.packed(server) for server in observe.read_servers(self._doors) if server.family == family}
             foreign = self._foreign[family] = foreign & theirs
         try:
-            failures = Writer(self._doors, family, foreign.__contains__, self.drains).write(those)
+            failures = Writer(self._doors, family, foreign.__contains__, self.drains, self._ours[family]).write(those)
         except KernelError as error:
+            # Nobody knows how far it came. What was not somebody else's before is ours if it is there at the next try.
+            self._ours[family].update(o.key for b in servers if b.verb is Verb.ADD for o in b.operations if o.key not in foreign)
             return [Failure(operation, error.errno, str(error)) for batch in those for operation in batch.operations]
         self._know(family, those, failures)
         return failures
