@@ -114,11 +114,17 @@ def delete_our_jumps(namespace: Namespace) -> None:
 
 
 def flush_the_tables_of_iptables(namespace: Namespace) -> None:
-    """As firewalld does when it starts, but for what the lab's other people have there."""
-    delete_our_jumps(namespace)
-    flush_our_chains(namespace)
-    for table, chain in chains_of_ours(namespace):
-        namespace.run("iptables", "-t", table, "-X", chain)
+    """As firewalld does when it starts, but for what the lab's other people have there.
+
+    A table at a time and each at once, so that a repair in between finds whole tables, there or gone.
+    """
+    lines = [line.split(" ", 3) for line in HOLDINGS["ipvs"].ours(namespace).splitlines() if line.startswith("iptables ")]
+    for table in dict.fromkeys(words[2] for words in lines):
+        ours = [words[3] for words in lines if words[2] == table]
+        chains = [line.split()[0][1:] for line in ours if line.startswith(":")]
+        jumps = [line.replace("-A", "-D", 1) for line in ours if line.startswith("-A") and not line.startswith("-A KPX")]
+        undo = [*jumps, *(f"-F {chain}" for chain in chains), *(f"-X {chain}" for chain in chains)]
+        namespace.run("iptables-restore", "--noflush", stdin="\n".join((f"*{table}", *undo, "COMMIT", "")))
 
 
 def delete_our_policy_route(namespace: Namespace) -> None:
