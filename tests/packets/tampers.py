@@ -114,7 +114,8 @@ def delete_our_jumps(namespace: Namespace) -> None:
 
 
 def flush_the_tables_of_iptables(namespace: Namespace) -> None:
-    """As firewalld does when it starts, but for what the lab's other people have there.
+    """
+    As firewalld does when it starts, but for what the lab's other people have there.
 
     A table at a time and each at once, so that a repair in between finds whole tables, there or gone.
     """

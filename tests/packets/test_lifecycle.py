@@ -244,6 +244,7 @@ def test_an_address_added_to_the_node_answers_on_node_ports(world: World) -> Non
 
 def test_affinity_is_void_for_an_endpoint_that_is_gone_and_kept_for_others(world: World) -> None:
     """Taking one endpoint away moves the clients that were on it and leaves all others where they were (A4)."""
+
     def reach(client: str) -> str | None:
         return probe(world.host(client).namespace, "TCP", client, "10.96.0.20", 80).server
 

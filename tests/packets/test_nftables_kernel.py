@@ -225,11 +225,9 @@ def test_a_small_socket_buffer_means_more_transactions_and_the_same_rows(plane, 
 def test_affinity_to_an_endpoint_that_is_gone_is_forgotten_and_the_rest_kept(host, plane):
     of = facts()
     synchronise(plane, of, desired(plane, of, WEB))
-    for client in range(1, 200):
-        endpoint = "10.0.1.1" if client % 2 else "10.0.1.2"
-        host.run(
-            "nft", f"add element ip kpx affinity {{ 192.0.2.{client} . 10.96.0.1 . tcp . 80 timeout 60s : {endpoint} . 8080 }}"
-        )
+    endpoints = ((client, "10.0.1.1" if client % 2 else "10.0.1.2") for client in range(1, 200))
+    entries = (f"192.0.2.{client} . 10.96.0.1 . tcp . 80 timeout 60s : {endpoint} . 8080" for client, endpoint in endpoints)
+    host.run("nft", "-f", "-", stdin=f"add element ip kpx affinity {{ {', '.join(entries)} }}\n")
     gone = parse_address("10.0.1.1")
 
     assert plane.forget_affinity(lambda entry: entry.backend.address == gone) == 100
