@@ -32,6 +32,12 @@ class AlreadyRunning(KpxError):
     exit_code = 3
 
 
+class RestartNeeded(KpxError):
+    """Settings changed that a running agent cannot change."""
+
+    exit_code = 3
+
+
 class CapabilityError(KpxError):
     """This host lacks something kpx needs."""
 

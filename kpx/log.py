@@ -2,7 +2,9 @@
 How kpx speaks to operators: one line per happening, `key=value` or JSON, on stderr.
 
 The only caller of logging configuration. A line is an event in words and its fields: `event(logger, level, "round", took_ms=3)`.
-Under systemd lines carry no timestamp and no level word but the `<n>` prefix the journal understands, since the journal has both.
+Values come from manifests, other processes and the kernel, so a line stays one line, valid and harmless to a terminal whatever
+they are. Under systemd lines carry no timestamp and no level word but the `<n>` prefix the journal understands, since the
+journal has both.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -51,7 +54,7 @@ def setup(
 
 
 class TextFormatter(logging.Formatter):
-    """`time level message key=value ...`; values with blanks are quoted, so a line is one line and can be split."""
+    """`time level message key=value ...`; values with blanks are quoted as in JSON, so a line is one line and can be split."""
 
     def __init__(self, journal: bool = False) -> None:
         super().__init__()
@@ -60,7 +63,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         head = f"<{_PRIORITY.get(record.levelno, 6)}>" if self._journal else f"{_time_of(record)} {record.levelname.lower()} "
-        parts = [head + " ".join(record.getMessage().split("\n"))]
+        parts = [head + _one_line(record.getMessage())]
         parts += [f"{key}={_text(value)}" for key, value in _fields_of(record).items()]
         if record.exc_info and record.exc_info[0] is not None:
             parts.append(f"trace={_text(self.formatException(record.exc_info))}")
@@ -68,15 +71,16 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with `time`, `level`, `message`, and the fields beside them."""
+    """One JSON object a line, with `time`, `level`, `message`, and the fields beside them, which have other names."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a record."""
         line: dict[str, Any] = {"time": _time_of(record), "level": record.levelname.lower(), "message": record.getMessage()}
-        line.update({key: _plain(value) for key, value in _fields_of(record).items()})
+        for key, value in _fields_of(record).items():
+            line[f"{key}_" if key in line else key] = _plain(value)
         if record.exc_info and record.exc_info[0] is not None:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return _json(line)
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, object]:
@@ -86,20 +90,38 @@ def _fields_of(record: logging.LogRecord) -> dict[str, object]:
 
 def _time_of(record: logging.LogRecord) -> str:
     moment = dt.datetime.fromtimestamp(record.created, dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _plain(value: object) -> object:
+    """Return what JSON has for a value; it has no word for infinity, and none for bytes."""
     if value is None or isinstance(value, bool | int | str):
         return value
-    return round(value, 6) if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else str(value)
+    return _string(value)
 
 
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = "" if value is None else str(value)
-    return text if text and _BARE.issuperset(text) else json.dumps(text, ensure_ascii=False)
+    text = "" if value is None else _string(value)
+    return text if text and _BARE.issuperset(text) else _json(text)
+
+
+def _string(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _one_line(message: str) -> str:
+    """Return a message as it is, but for what a terminal or a reader of lines would not take as text."""
+    return message if message.isprintable() else " ".join(_json(line)[1:-1] for line in message.splitlines())
+
+
+def _json(value: object) -> str:
+    """Write JSON; characters of all languages as they are, unless one among them cannot be written or would end a line."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)
 
 
 def _is_journal(stream: IO[str], environ: Mapping[str, str]) -> bool:

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar, cast
 
 from kpx.cluster.events import Delete, Event, Object, Synced
 from kpx.model.endpointslice import EndpointSlice
+from kpx.model.health_check import EndpointHealth
 from kpx.model.names import ObjectName
 from kpx.model.node import Node, ServiceCIDR
 from kpx.model.service import Service
@@ -26,7 +27,7 @@ class Dirty(NamedTuple):
     What has changed; true when anything has.
 
     Args:
-        services: names whose Service or slices changed, also when no such Service exists (any more).
+        services: names whose Service, slices or endpoint health changed, also when no such Service exists (any more).
         nodes: names of Nodes.
         cidrs: whether any ServiceCIDR changed.
     """
@@ -54,6 +55,7 @@ class ClusterView:
         self._slices_of: dict[ObjectName, dict[ObjectName, EndpointSlice]] = {}
         self._nodes: dict[str, Node] = {}
         self._cidrs: dict[ObjectName, ServiceCIDR] = {}
+        self._health: dict[ObjectName, EndpointHealth] = {}
         self._dirty_services: set[ObjectName] = set()
         self._dirty_nodes: set[str] = set()
         self._dirty_cidrs = False
@@ -73,6 +75,11 @@ class ClusterView:
     def service_cidrs(self) -> Mapping[ObjectName, ServiceCIDR]:
         """Return the ServiceCIDRs; live, not to be changed."""
         return self._cidrs
+
+    @property
+    def health(self) -> Mapping[ObjectName, EndpointHealth]:
+        """Return what checking found out, by Service, for those of which anything was said; live, not to be changed."""
+        return self._health
 
     def slices_of(self, service: ObjectName) -> tuple[EndpointSlice, ...]:
         """Return the slices labelled with a Service, sorted by name, skipped ones included; also for unknown Services."""
@@ -106,6 +113,9 @@ class ClusterView:
         elif kind is Node:
             if _replace(self._nodes, name.name, cast(Node | None, value)):
                 self._dirty_nodes.add(name.name)
+        elif kind is EndpointHealth:
+            if _replace(self._health, name, cast(EndpointHealth | None, value)):
+                self._dirty_services.add(name)
         elif _replace(self._cidrs, name, cast(ServiceCIDR | None, value)):
             self._dirty_cidrs = True
 

@@ -14,10 +14,11 @@ from msgspec import UNSET
 
 from kpx.model import wire
 from kpx.model.addresses import Address, Family, Prefix, family_of, parse_address
+from kpx.model.decode_health_check import read_health_check
 from kpx.model.decode_scheduler import read_scheduler, read_scheduler_flags
 from kpx.model.names import ObjectName, Protocol
 from kpx.model.notes import Notes, read_choice, read_port, read_prefixes, read_protocol, read_time
-from kpx.model.service import DEFAULT_AFFINITY_TIMEOUT_S, Service, ServicePort
+from kpx.model.service import DEFAULT_AFFINITY_TIMEOUT_S, LEFT_TO_OTHERS, Service, ServicePort
 
 _TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 _POLICIES = ("Cluster", "Local")
@@ -36,13 +37,14 @@ def decode_service(manifest: wire.Service, name: ObjectName, notes: Notes) -> tu
     skipped = _skipped(manifest, spec, kind, notes)
     check_port = read_port(spec.health_check_node_port, "spec.healthCheckNodePort", notes, zero=True)
     metadata = manifest.metadata
+    ports = _ports(spec.ports or (), notes)
     service = Service(
         name=name,
         created=read_time(metadata.creation_timestamp, "metadata.creationTimestamp", notes) if metadata else "",
         type=intern(kind),
         skipped=skipped,
         cluster_ips=() if kind == "ExternalName" else _cluster_ips(spec, notes),
-        ports=_ports(spec.ports or (), notes),
+        ports=ports,
         external_ips=external_ips,
         load_balancer_ips=_load_balancer_ips(manifest.status, notes),
         source_ranges=_source_ranges(spec, notes),
@@ -52,15 +54,14 @@ def decode_service(manifest: wire.Service, name: ObjectName, notes: Notes) -> tu
         health_check_node_port=check_port if kind == "LoadBalancer" and external_local else 0,  # V8
         scheduler=read_scheduler(metadata, notes),
         scheduler_flags=read_scheduler_flags(metadata, notes),
+        proxy_name=_proxy_name(manifest),
+        health_check=read_health_check(metadata, ports, notes),
     )
     return (service,)
 
 
 def _skipped(manifest: wire.Service, spec: wire.ServiceSpec, kind: str, notes: Notes) -> str:
     """Return why no node forwards the Service (S1, S4), "" when it counts."""
-    labels = manifest.metadata.labels if manifest.metadata else None
-    if labels is not None and labels.proxy_name is not UNSET:
-        return f"label {wire.PROXY_NAME_LABEL} is set"
     if kind == "ExternalName":
         return "type ExternalName"
     first = spec.cluster_ip or (spec.cluster_ips[0] if spec.cluster_ips else "")
@@ -69,7 +70,15 @@ def _skipped(manifest: wire.Service, spec: wire.ServiceSpec, kind: str, notes: N
     if not first:
         notes.warn("spec.clusterIP", "no address, so the Service is not served; where no API server gives it one, write one here")
         return "no clusterIP"
-    return ""
+    return "" if _proxy_name(manifest) is None else LEFT_TO_OTHERS
+
+
+def _proxy_name(manifest: wire.Service) -> str | None:
+    """Return the name of the proxy a Service is for, None without the label (S1); what is not text is nobody's name."""
+    labels = manifest.metadata.labels if manifest.metadata else None
+    if labels is None or labels.proxy_name is UNSET:
+        return None
+    return intern(labels.proxy_name) if isinstance(labels.proxy_name, str) else ""
 
 
 def _cluster_ips(spec: wire.ServiceSpec, notes: Notes) -> tuple[Address, ...]:

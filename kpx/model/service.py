@@ -7,7 +7,14 @@ from typing import NamedTuple
 import msgspec
 
 from kpx.model.addresses import Address, Prefix
+from kpx.model.health_check import HealthCheck
 from kpx.model.names import ObjectName, Protocol
+
+PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+"""Says which proxy a Service is for; those without it are for the cluster's main one (KEP-2447)."""
+
+LEFT_TO_OTHERS = f"label {PROXY_NAME_LABEL} is set"
+"""Why a Service with the label is skipped, whatever its value, unless the agent goes by that name (S1)."""
 
 DEFAULT_AFFINITY_TIMEOUT_S = 10800
 """Session affinity without a stated timeout, seconds (V9)."""
@@ -47,6 +54,8 @@ class Service(msgspec.Struct, frozen=True, gc=False):
             known here. Data planes that know no schedulers ignore it.
         scheduler_flags: those of `SCHEDULER_FLAGS` it asks for, in that order, or () for none of them; None when it leaves
             that to the scheduler.
+        proxy_name: value of `PROXY_NAME_LABEL`, None without it. See `for_proxy`.
+        health_check: how the agent is to check the endpoints, None when nobody asks for it.
     """
 
     name: ObjectName
@@ -64,3 +73,17 @@ class Service(msgspec.Struct, frozen=True, gc=False):
     health_check_node_port: int = 0
     scheduler: str | None = None
     scheduler_flags: tuple[str, ...] | None = None
+    proxy_name: str | None = None
+    health_check: HealthCheck | None = None
+
+
+def for_proxy(service: Service, name: str) -> Service:
+    """
+    Return the Service as it is to an agent that goes by a name, and forwards what is labelled with that name and nothing else.
+
+    Idempotent. Without a name ("") nothing changes: a decoded Service counts when it has no label (S1).
+    """
+    if not name or service.skipped not in ("", LEFT_TO_OTHERS):
+        return service
+    skipped = "" if service.proxy_name == name else f"label {PROXY_NAME_LABEL} is not {name}"
+    return service if skipped == service.skipped else msgspec.structs.replace(service, skipped=skipped)

@@ -12,8 +12,8 @@ import msgspec
 from msgspec import UNSET, UnsetType, field
 
 from kpx.model.endpointslice import HEADLESS_LABEL, SERVICE_NAME_LABEL
+from kpx.model.service import PROXY_NAME_LABEL
 
-PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 TRIGGER_TIME_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 SCHEDULER_ANNOTATIONS = {
@@ -23,6 +23,13 @@ SCHEDULER_ANNOTATIONS = {
     "kube_router_scheduler_flags": "kube-router.io/service.schedflags",
 }
 """Attributes of `Annotations` and what they are called in an object."""
+HEALTH_CHECK_OPTIONS = ("interval", "timeout", "rise", "fall", "panic", "host")
+"""What can be said about a health check besides how an endpoint is asked."""
+HEALTH_CHECK_ANNOTATIONS = {
+    "health_check": "kpx.io/health-check",
+    **{f"health_check_{name}": f"kpx.io/health-check-{name}" for name in HEALTH_CHECK_OPTIONS},
+}
+"""Attributes of `Annotations` and what they are called in an object."""
 
 
 class Wire(msgspec.Struct, rename="camel", gc=False):
@@ -30,7 +37,7 @@ class Wire(msgspec.Struct, rename="camel", gc=False):
 
 
 class Labels(Wire):
-    """The labels kpx reads; for two of them presence counts and the value does not (S1, S2)."""
+    """The labels kpx reads; of two of them any value counts, text or not (S1, S2)."""
 
     service_name: str | None = field(default=None, name=SERVICE_NAME_LABEL)
     headless: object = field(default=UNSET, name=HEADLESS_LABEL)
@@ -46,6 +53,13 @@ class Annotations(Wire):
     scheduler_flags: object = field(default=None, name=SCHEDULER_ANNOTATIONS["scheduler_flags"])
     kube_router_scheduler: object = field(default=None, name=SCHEDULER_ANNOTATIONS["kube_router_scheduler"])
     kube_router_scheduler_flags: object = field(default=None, name=SCHEDULER_ANNOTATIONS["kube_router_scheduler_flags"])
+    health_check: object = field(default=None, name=HEALTH_CHECK_ANNOTATIONS["health_check"])
+    health_check_interval: object = field(default=None, name=HEALTH_CHECK_ANNOTATIONS["health_check_interval"])
+    health_check_timeout: object = field(default=None, name=HEALTH_CHECK_ANNOTATIONS["health_check_timeout"])
+    health_check_rise: object = field(default=None, name=HEALTH_CHECK_ANNOTATIONS["health_check_rise"])
+    health_check_fall: object = field(default=None, name=HEALTH_CHECK_ANNOTATIONS["health_check_fall"])
+    health_check_panic: object = field(default=None, name=HEALTH_CHECK_ANNOTATIONS["health_check_panic"])
+    health_check_host: object = field(default=None, name=HEALTH_CHECK_ANNOTATIONS["health_check_host"])
 
 
 class Metadata(Wire):

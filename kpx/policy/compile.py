@@ -2,23 +2,35 @@
 Compile: a Service, its slices and this node give what the node ought to forward. The door of this room.
 
 Pure: equal arguments give an equal program, whatever happened before, and slices may come in any order. A program depends on
-its own Service, on the slices of that Service, on the node's facts and on who owns which claim, on nothing else; that is
-what makes it enough to compile dirty Services.
+its own Service, on the slices of that Service and what checking their endpoints found out, on the node's facts and on who owns
+which claim, on nothing else; that is what makes it enough to compile dirty Services.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from kpx.model.addresses import Address, Family
 from kpx.model.endpointslice import EndpointSlice
 from kpx.model.facts import NodeFacts
 from kpx.model.findings import Finding
-from kpx.model.names import ObjectName, PortName
+from kpx.model.health_check import EndpointHealth
+from kpx.model.names import ObjectName, PortName, Protocol
 from kpx.model.service import Service, ServicePort
 from kpx.policy import matrix
+from kpx.policy.checked import UNCHECKED, Checked
 from kpx.policy.claims import Claims, families_of
-from kpx.policy.desired import Frontend, FrontendKind, FrontendProgram, PortProgram, ServiceProgram
+from kpx.policy.desired import (
+    NOT_LOCAL,
+    Backend,
+    Frontend,
+    FrontendKind,
+    FrontendProgram,
+    LocalPolicies,
+    PortProgram,
+    ServiceProgram,
+)
 from kpx.policy.eligibility import Eligible, choose, join
 from kpx.policy.exposure import Exposed, expose, not_honoured, places, where
 from kpx.policy.honoured import HONOURED, Honoured
@@ -26,7 +38,12 @@ from kpx.policy.scheduling import resolve_scheduler
 
 
 def compile_service(
-    service: Service, slices: Iterable[EndpointSlice], facts: NodeFacts, claims: Claims, honoured: Honoured = HONOURED
+    service: Service,
+    slices: Iterable[EndpointSlice],
+    facts: NodeFacts,
+    claims: Claims,
+    honoured: Honoured = HONOURED,
+    health: EndpointHealth | None = None,
 ) -> ServiceProgram:
     """
     Return what this node forwards for one Service; an empty program when it is skipped (S1, S4).
@@ -37,11 +54,13 @@ def compile_service(
         facts: this node.
         claims: who owns which frontend.
         honoured: which features of Services are carried out.
+        health: which endpoints fail their check; ignored when the Service asks for no check.
     """
     if service.skipped:
         return ServiceProgram(service.name)
     usable = [one for one in slices if not one.skipped]
     findings = not_honoured(service, honoured)
+    checked = _checked(service, health)
     ports: list[PortProgram] = []
     cluster_ips: list[Address] = []
     families = families_of(service)
@@ -56,11 +75,16 @@ def compile_service(
             exposed = _once(
                 expose(service, port, family, on, facts, claims, honoured, findings), port, service.name, taken, findings
             )
-            ports.append(_compile_port(service, port, family, exposed, of_family, facts, honoured))
+            ports.append(
+                _compile_port(service, port, family, exposed, of_family, facts, honoured, _of_port(checked, service, port))
+            )
     if len(ports) > 1:
         ports.sort(key=_port_order)
     scheduler = resolve_scheduler(service, facts, findings)
-    return ServiceProgram(service.name, tuple(ports), tuple(sorted(cluster_ips)), tuple(findings), scheduler)
+    addresses = tuple(sorted(cluster_ips))
+    return ServiceProgram(
+        service.name, tuple(ports), addresses, tuple(findings), scheduler, _local_policies(service), service.health_check
+    )
 
 
 def compile_all(
@@ -69,9 +93,32 @@ def compile_all(
     facts: NodeFacts,
     claims: Claims,
     honoured: Honoured = HONOURED,
+    health: Mapping[ObjectName, EndpointHealth] = MappingProxyType({}),
 ) -> dict[ObjectName, ServiceProgram]:
     """Return the program of every Service; `claims` must have been told of all of them."""
-    return {name: compile_service(service, slices_of(name), facts, claims, honoured) for name, service in services.items()}
+    return {
+        name: compile_service(service, slices_of(name), facts, claims, honoured, health.get(name))
+        for name, service in services.items()
+    }
+
+
+def _checked(service: Service, health: EndpointHealth | None) -> Checked:
+    """Return what is known of the endpoints' health; what was found out by a check that nobody asks for any more is nothing."""
+    if service.health_check is None or health is None or not health.failing:
+        return UNCHECKED
+    failing = {Backend(address, port): why for address, port, why in health.failing}
+    return Checked(failing, service.health_check.panic_percent)
+
+
+def _local_policies(service: Service) -> LocalPolicies:
+    local = LocalPolicies(service.internal_policy_local, service.external_policy_local, service.health_check_node_port)
+    return NOT_LOCAL if local == NOT_LOCAL else local  # one value for nearly all of many thousand Services
+
+
+def _of_port(checked: Checked, service: Service, port: ServicePort) -> Checked:
+    """Return what is known of a port's endpoints: a check of the endpoints' own ports says nothing of UDP and SCTP."""
+    of_all = service.health_check is not None and service.health_check.port
+    return checked if of_all or port.protocol is Protocol.TCP else UNCHECKED
 
 
 def _port_order(port: PortProgram) -> tuple[PortName, Family]:
@@ -108,6 +155,7 @@ def _compile_port(
     slices: list[EndpointSlice],
     facts: NodeFacts,
     honoured: Honoured,
+    checked: Checked,
 ) -> PortProgram:
     internal_local = honoured.local and service.internal_policy_local
     external_local = honoured.local and service.external_policy_local
@@ -116,6 +164,7 @@ def _compile_port(
         join(slices, port.name, port.protocol),
         facts,
         honoured,
+        checked,
         uses_cluster=accessible or not internal_local,  # V10
         uses_local=internal_local or (external_local and accessible),
     )

@@ -16,6 +16,7 @@ import msgspec
 
 from kpx.model.addresses import Address, Family, Prefix, format_endpoint
 from kpx.model.findings import Finding
+from kpx.model.health_check import HealthCheck
 from kpx.model.names import ObjectName, PortName, Protocol
 
 
@@ -79,15 +80,22 @@ class Reason(enum.Enum):
     NOT_LOCAL = "on another node, and the policy is Local"
     WRONG_ZONE = "kept for another zone by its hints"
     WRONG_NODE = "kept for another node by its hints"
+    FAILED = "failed its health check"
+    PANIC = "failed its health check, used because too few endpoints pass"
 
 
 class Fate(NamedTuple):
-    """What became of an endpoint in the pool of cluster-wide traffic; most endpoints of a port share one value."""
+    """
+    What became of an endpoint in the pool of cluster-wide traffic; most endpoints of a port share one value.
+
+    `detail` is what is known beyond the reason (which check failed), "" when there is nothing.
+    """
 
     chosen: bool
     reason: Reason
     local: bool
     slice_name: str
+    detail: str = ""
 
 
 class Considered(NamedTuple):
@@ -98,6 +106,12 @@ class Considered(NamedTuple):
     reason: Reason
     local: bool
     slice_name: str
+    detail: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason with its detail, as people read it."""
+        return f"{self.reason.value} ({self.detail})" if self.detail else self.reason.value
 
 
 class Pool(msgspec.Struct, frozen=True, gc=False):
@@ -188,6 +202,23 @@ class PortProgram(msgspec.Struct, frozen=True, gc=False):
         return tuple(Considered(backend, *fate) for backend, fate in zip(self.listed, self.fates, strict=True))
 
 
+class LocalPolicies(NamedTuple):
+    """
+    What a Service asks of the node in particular.
+
+    Args:
+        internal, external: the traffic policy is Local (V6, V7), whether or not data planes carry it out.
+        health_check_port: where the node tells load balancers of its endpoints (V8), 0 for nowhere.
+    """
+
+    internal: bool = False
+    external: bool = False
+    health_check_port: int = 0
+
+
+NOT_LOCAL = LocalPolicies()
+
+
 class ServiceProgram(msgspec.Struct, frozen=True, gc=False):
     """
     All that this node forwards for one Service.
@@ -197,6 +228,8 @@ class ServiceProgram(msgspec.Struct, frozen=True, gc=False):
         cluster_ips: ClusterIPs whose other ports are refused (R5).
         findings: frontends claimed by an older Service, ports without a usable address, and the like.
         scheduler: for data planes that have schedulers; never one the facts call missing, unless there is no other.
+        local: no matter of the data plane, see `kpx.policy.locality`.
+        check: likewise; how the agent is to check the endpoints.
     """
 
     service: ObjectName
@@ -204,6 +237,8 @@ class ServiceProgram(msgspec.Struct, frozen=True, gc=False):
     cluster_ips: tuple[Address, ...] = ()
     findings: tuple[Finding, ...] = ()
     scheduler: Scheduler = ROUND_ROBIN
+    local: LocalPolicies = NOT_LOCAL
+    check: HealthCheck | None = None
 
     def frontends(self) -> Iterator[tuple[PortProgram, FrontendProgram]]:
         """Yield every frontend with its port."""

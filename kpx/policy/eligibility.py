@@ -1,9 +1,9 @@
 """
 Which endpoints of a service port count, and why (contract sections 2, 3 and 5).
 
-Three steps: join the port with the slices (J1-J8) and merge what several slices say of one endpoint (E5); choose the cluster
-set, shrunk by topology hints (C2, T1-T4); choose the local set (C3). The endpoints are always taken from all slices anew (E6), so
-the order in which slices came can have no effect.
+Join the port with the slices (J1-J8) and merge what several slices say of one endpoint (E5); leave out what fails its health
+check (`checked`); choose the cluster set, shrunk by topology hints (C2, T1-T4); choose the local set (C3). The endpoints are
+always taken from all slices anew (E6), so the order in which slices came can have no effect.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from kpx.model.addresses import Address
 from kpx.model.endpointslice import Endpoint, EndpointSlice
 from kpx.model.facts import NodeFacts
 from kpx.model.names import Protocol
+from kpx.policy.checked import UNCHECKED, Checked, Failures, as_checked, told
 from kpx.policy.desired import Backend, Considered, Fate, Pool, Reason
 from kpx.policy.honoured import Honoured
 
@@ -55,6 +56,8 @@ class Eligible(NamedTuple):
         return bool(self.cluster.backends)
 
 
+_IN = (Reason.READY, Reason.SERVING_TERMINATING, Reason.PANIC)
+
 Listed = dict[Backend, tuple[Endpoint, str]]
 """Endpoints of a service port after merging, each with the name of the slice that decided."""
 
@@ -88,7 +91,15 @@ def _outranks(new: Endpoint, held: Endpoint) -> bool:
     return (new.terminating, not new.ready) < (held.terminating, not held.ready)
 
 
-def choose(listed: Listed, facts: NodeFacts, honoured: Honoured, *, uses_cluster: bool, uses_local: bool) -> Eligible:
+def choose(
+    listed: Listed,
+    facts: NodeFacts,
+    honoured: Honoured,
+    checked: Checked = UNCHECKED,
+    *,
+    uses_cluster: bool,
+    uses_local: bool,
+) -> Eligible:
     """
     Choose among the endpoints of a service port.
 
@@ -96,6 +107,7 @@ def choose(listed: Listed, facts: NodeFacts, honoured: Honoured, *, uses_cluster
         listed: from `join`.
         facts: this node: its name and zone.
         honoured: which features are carried out.
+        checked: what is known of their health.
         uses_cluster: something is sent to the cluster set (V10). It is computed either way, as it answers whether any
             endpoint exists; it decides about hairpins only when it is used.
         uses_local: something is sent to the local set.
@@ -104,6 +116,9 @@ def choose(listed: Listed, facts: NodeFacts, honoured: Honoured, *, uses_cluster
         return NOTHING
     order = sorted(listed)
     endpoints = [listed[backend][0] for backend in order]
+    failures: Failures = {}
+    if checked.failing:
+        endpoints, failures = as_checked(order, endpoints, checked)
     any_ready = any(endpoint.ready for endpoint in endpoints)
     kept, other = _topology(endpoints, facts) if honoured.topology and any_ready else (None, Reason.READY)
     here = facts.name
@@ -119,22 +134,29 @@ def choose(listed: Listed, facts: NodeFacts, honoured: Honoured, *, uses_cluster
         else:
             reason = _reason_unready(endpoint, any_ready, honoured)
             is_in = reason is Reason.SERVING_TERMINATING
+        detail = ""
+        if failures and backend in failures:
+            reason, detail = told(reason, failures[backend])
         if is_in:
             chosen.append(backend)
             if uses_cluster and (endpoint.node_name is None or endpoint.node_name == here):
                 hairpin.append(backend.address)
-        fate = Fate(is_in, reason, endpoint.node_name == here, listed[backend][1])
+        fate = Fate(is_in, reason, endpoint.node_name == here, listed[backend][1], detail)
         fates.append(shared.setdefault(fate, fate))
     cluster = Pool(CLUSTER, tuple(chosen)) if chosen else EMPTY_CLUSTER
     local = EMPTY_LOCAL
     if uses_local:
-        considered = tuple(Considered(backend, *fate) for backend, fate in zip(order, fates, strict=True))
-        local = Pool(LOCAL, tuple(fate.backend for fate in in_local_pool(considered) if fate.chosen))
+        local = _local_pool(order, fates)
         hairpin.extend(backend.address for backend in local.backends)
     # Nearly always all three are equal: one tuple then, since there are many thousand ports.
     everything = _one_of(tuple(order), cluster.backends)
     serving = _one_of(tuple([b for b, endpoint in zip(order, endpoints, strict=True) if endpoint.serving]), cluster.backends)
     return Eligible(everything, tuple(fates), cluster, local, serving, tuple(sorted(set(hairpin))) if hairpin else ())
+
+
+def _local_pool(order: Sequence[Backend], fates: Sequence[Fate]) -> Pool:
+    considered = tuple(Considered(backend, *fate) for backend, fate in zip(order, fates, strict=True))
+    return Pool(LOCAL, tuple(fate.backend for fate in in_local_pool(considered) if fate.chosen))
 
 
 def _one_of(made: tuple[Backend, ...], held: tuple[Backend, ...]) -> tuple[Backend, ...]:
@@ -160,7 +182,7 @@ def in_local_pool(considered: Sequence[Considered]) -> tuple[Considered, ...]:
     Hints do not matter there, and terminating endpoints are used as soon as no endpoint of this node is ready, whatever
     other nodes have.
     """
-    ready = (Reason.READY, Reason.WRONG_NODE, Reason.WRONG_ZONE)
+    ready = (Reason.READY, Reason.WRONG_NODE, Reason.WRONG_ZONE, Reason.PANIC)
     none_ready = not any(fate.local and fate.reason in ready for fate in considered)
     result = []
     for fate in considered:
@@ -168,10 +190,10 @@ def in_local_pool(considered: Sequence[Considered]) -> tuple[Considered, ...]:
         if not fate.local:
             reason = Reason.NOT_LOCAL
         elif reason in ready:
-            reason = Reason.READY
+            reason = Reason.PANIC if fate.detail else Reason.READY
         elif reason in (Reason.TERMINATING, Reason.SERVING_TERMINATING):
             reason = Reason.SERVING_TERMINATING if none_ready else Reason.TERMINATING
-        result.append(fate._replace(chosen=reason in (Reason.READY, Reason.SERVING_TERMINATING), reason=reason))
+        result.append(fate._replace(chosen=reason in _IN, reason=reason))
     return tuple(result)
 
 

@@ -61,7 +61,7 @@ class Story(msgspec.Struct, frozen=True):
                 {
                     "endpoint": str(fate.backend),
                     "chosen": fate.chosen,
-                    "reason": fate.reason.value,
+                    "reason": fate.why,
                     "local": fate.local,
                     "slice": fate.slice_name,
                 }

@@ -119,7 +119,8 @@ def _why_nothing(port: PortProgram) -> str:
 def _why_in(chosen: Sequence[Considered]) -> str:
     if chosen and all(fate.reason is Reason.SERVING_TERMINATING for fate in chosen):
         return "terminating but still serving, as none is ready"
-    return "ready"
+    failed = sum(fate.reason is Reason.PANIC for fate in chosen)
+    return f"ready, {failed} of them although they failed their health check, as too few endpoints pass" if failed else "ready"
 
 
 def _why_out(fates: Sequence[Considered]) -> str:

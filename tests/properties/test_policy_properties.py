@@ -17,6 +17,7 @@ from kpx.cluster.view import ClusterView
 from kpx.model.addresses import Address, Family, family_of, parse_address, parse_prefix
 from kpx.model.endpointslice import Endpoint, EndpointSlice, SlicePort
 from kpx.model.facts import LocalDetector, NodeFacts
+from kpx.model.health_check import CheckKind, EndpointHealth, Failing, HealthCheck
 from kpx.model.names import ObjectName, Protocol
 from kpx.model.service import Service, ServicePort
 from kpx.policy.claims import NODE_PORT_ADDRESS, Claim, Claims, claims_of
@@ -60,6 +61,14 @@ services = st.builds(
     external_policy_local=st.booleans(),
     internal_policy_local=st.booleans(),
     affinity_timeout_s=st.sampled_from([None, 60]),
+    health_check=st.sampled_from([None, None, HealthCheck(CheckKind.TCP), HealthCheck(CheckKind.TCP, 9, panic_percent=60)]),
+)
+health = st.builds(
+    EndpointHealth,
+    st.sampled_from(NAMES),
+    st.lists(st.builds(Failing, st.sampled_from(PODS), st.sampled_from([8080, 8081]), st.just("no answer")), max_size=3).map(
+        tuple
+    ),
 )
 endpoints = st.builds(
     Endpoint,
@@ -92,6 +101,8 @@ slices = st.builds(
 events = st.one_of(
     services.map(Upsert),
     slices.map(Upsert),
+    health.map(Upsert),
+    st.builds(Delete, st.just(EndpointHealth), st.sampled_from(NAMES)),
     st.builds(Delete, st.just(Service), st.sampled_from(NAMES)),
     st.builds(
         Delete, st.just(EndpointSlice), st.sampled_from([ObjectName("a", "s1"), ObjectName("a", "s2"), ObjectName("b", "s1")])
@@ -126,9 +137,11 @@ def test_compiling_what_is_dirty_equals_compiling_everything(
             for name in dirty:
                 programs.pop(name, None)
                 if name in view.services:
-                    programs[name] = compile_service(view.services[name], view.slices_of(name), FACTS, claims, honoured)
+                    programs[name] = compile_service(
+                        view.services[name], view.slices_of(name), FACTS, claims, honoured, view.health.get(name)
+                    )
 
-    anew = compile_all(view.services, view.slices_of, FACTS, claims_of_all(dict(view.services)), honoured)
+    anew = compile_all(view.services, view.slices_of, FACTS, claims_of_all(dict(view.services)), honoured, view.health)
     assert programs == anew
 
 

@@ -12,6 +12,7 @@ from kpx.cluster.events import Delete, Event, Object, Upsert
 from kpx.cluster.view import ClusterView
 from kpx.model.addresses import Family, parse_address, parse_prefix
 from kpx.model.endpointslice import Endpoint, EndpointSlice
+from kpx.model.health_check import EndpointHealth, Failing
 from kpx.model.names import ObjectName
 from kpx.model.node import Node, ServiceCIDR
 from kpx.model.service import Service
@@ -38,6 +39,11 @@ OBJECTS = st.one_of(
         endpoints=ENDPOINTS.map(lambda texts: tuple(Endpoint(parse_address(text)) for text in texts)),
     ),
     st.builds(Node, name=NODES, zone=st.sampled_from(["a", "b"])),
+    st.builds(
+        EndpointHealth,
+        name=st.sampled_from(SERVICES),
+        failing=st.sampled_from([(), (Failing(parse_address("10.0.0.1"), 80, "no answer"),)]),
+    ),
     st.builds(ServiceCIDR, name=NODES, prefixes=st.sampled_from([(), (parse_prefix("10.96.0.0/12"),)])),
 )
 EVENTS = st.one_of(OBJECTS.map(Upsert), OBJECTS.map(lambda value: Delete(type(value), value.name)))
@@ -52,8 +58,8 @@ def fold(events: Iterable[Event]) -> ClusterView:
 
 def contents(view: ClusterView) -> tuple[object, ...]:
     """Return all anybody can see of a view."""
-    slices = {service: view.slices_of(service) for service in SERVICES}
-    return dict(view.services), slices, dict(view.nodes), dict(view.service_cidrs)
+    behind = {service: (view.slices_of(service), view.health.get(service)) for service in SERVICES}
+    return dict(view.services), behind, dict(view.nodes), dict(view.service_cidrs)
 
 
 def existing(events: Iterable[Event]) -> dict[Identity, Object]:
