@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -73,6 +74,7 @@ def ask(families: Sequence[Family], loading: bool) -> Iterator[Check]:
         if sets.ok:
             yield need("ipset types", lambda: _missing_set_types(netlink, families), loading)
         if sets.ok and tools.ok:
+            yield raw_sockets()
             legacy = Iptables().legacy
             yield need("iptables match set", lambda: _missing_match(netlink, families, legacy), loading)
 
@@ -148,6 +150,16 @@ def programs(families: Iterable[Family], path: str | None = None) -> Check:
     if not missing:
         return Check("iptables programs", True, "installed")
     return Check("iptables programs", False, f"no {', '.join(missing)}", "apt-get install iptables, or dnf install iptables-nft")
+
+
+def raw_sockets() -> Check:
+    """Check for CAP_NET_RAW: the match `set` of iptables asks the kernel about sets by a raw socket (libxt_set.h)."""
+    name = "raw sockets"
+    try:
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW).close()
+    except PermissionError as error:
+        return Check(name, False, os.strerror(error.errno or errno.EPERM), f"give kpx CAP_NET_RAW; or {AS_ROOT}")
+    return Check(name, True, "iptables may open them")
 
 
 def _missing(name: str, use: Callable[[], object]) -> list[str]:

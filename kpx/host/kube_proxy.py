@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from kpx.errors import CapabilityError, KernelError
+from kpx.errors import CapabilityError, KernelError, PermissionDenied
 from kpx.host import kube_proxy_names as names
 from kpx.host.kube_proxy_names import TableLeftovers
 from kpx.host.modules import program_path
@@ -132,6 +132,11 @@ def _rules() -> Iterator[RuleLeftovers]:
             try:
                 saved = tools.save(family)
             except CapabilityError:
+                continue
+            except PermissionDenied:
+                # Of the other variant: /proc/net/ip_tables_names is for root alone, which an agent need not be.
+                if tools.variant != "legacy":
+                    raise
                 continue
             for table, lines in saved.items():
                 chains = [line[1:].split(" ", 1)[0] for line in lines if line.startswith(":")]

@@ -36,7 +36,8 @@ class Unset(NamedTuple):
         if self.found is None:
             return f"{name} does not exist here"
         reason = "it does not keep what is written" if self.errno == 0 else os.strerror(self.errno)
-        command = f"sysctl -w {name}={value} as root{' of the host' if self.errno == errno.EROFS else ''}"
+        # EACCES is what the kernel says of sysctls that only the first network namespace may write.
+        command = f"sysctl -w {name}={value} as root{' of the host' if self.errno in (errno.EROFS, errno.EACCES) else ''}"
         return f"{name} is {self.found or 'empty'} and cannot be set ({reason}): run {command}, so that {why}"
 
 
@@ -74,8 +75,13 @@ def different(wanted: Iterable[Sysctl], root: Path = SYS) -> list[tuple[Sysctl, 
 
 
 def may_be_set(name: str, root: Path = SYS) -> bool:
-    """Tell whether this process may write a sysctl: false on the read-only mount most containers have."""
-    return os.access(_path(name, root), os.W_OK)
+    """Tell whether this process may write a sysctl: false on the read-only mount most containers have. Nothing is written."""
+    # Not by access(2), which forgets the capabilities of who is not root: as systemd/kpx.service runs it, and most containers.
+    try:
+        os.close(os.open(_path(name, root), os.O_WRONLY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def settle(wanted: Iterable[Sysctl], root: Path = SYS) -> Settled:

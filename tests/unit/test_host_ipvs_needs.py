@@ -76,6 +76,13 @@ def test_what_answers_is_not_asked_twice() -> None:
     assert len(asked) == 1
 
 
+def test_raw_sockets_take_a_capability() -> None:
+    """CAP_NET_RAW is bit 13; whoever runs the tests has it or not."""
+    effective = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:"))
+
+    assert ipvs_needs.raw_sockets().ok == bool(int(effective.split()[1], 16) >> 13 & 1)
+
+
 def test_tracked_connections(tmp_path: Path) -> None:
     assert ipvs_needs.tracked_connections(tmp_path / "sys").remedy == "run a kernel with CONFIG_IP_VS_NFCT"
     sysctl(tmp_path, "net/ipv4/vs/conntrack", "0")

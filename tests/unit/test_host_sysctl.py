@@ -108,7 +108,10 @@ def test_what_does_not_keep_a_value_is_reported(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("number", "where"), [(errno.EROFS, "as root of the host, so"), (errno.EPERM, "as root, so")])
+@pytest.mark.parametrize(
+    ("number", "where"),
+    [(errno.EROFS, "as root of the host, so"), (errno.EACCES, "as root of the host, so"), (errno.EPERM, "as root, so")],
+)
 def test_what_cannot_be_set_says_what_to_type_where(number: int, where: str) -> None:
     text = str(Unset(Sysctl("net.x", "1", "y"), "0", number))
 
