@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from kpx.cluster.events import Event
@@ -16,18 +17,25 @@ class News(NamedTuple):
         events: in the order to fold them.
         findings: all findings in force now, not only new ones; the agent logs what appeared and what went away.
         read_at: monotonic seconds when the input of these events had been read, for the change-to-kernel latency.
+        anew: the events are everything there is, and nothing that was said before counts.
     """
 
     events: tuple[Event, ...] = ()
     findings: tuple[Finding, ...] = ()
     read_at: float = 0.0
+    anew: bool = False
 
 
 class Source(Protocol):
     """A source of events for one agent; used from one thread."""
 
     def start(self) -> News:
-        """Read everything there is; the events end with `Synced`. Raises SourceError when nothing can be read."""
+        """
+        Read everything there is; the events end with `Synced`, or it comes with a later `poll` where reading takes its time.
+
+        Raises:
+            SourceError: nothing can be read.
+        """
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when `poll` has something to say."""
@@ -37,6 +45,13 @@ class Source(Protocol):
 
     def deadline(self) -> float | None:
         """Return the monotonic time at which `poll` wants to be called even if the descriptor stays quiet, or None."""
+
+    def heard_at(self) -> Mapping[str, float]:
+        """
+        Return when the source was last heard of, monotonic seconds, by kind of object; nothing where silence means nothing.
+
+        May be called from other threads.
+        """
 
     def close(self) -> None:
         """Release everything; idempotent."""

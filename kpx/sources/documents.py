@@ -53,7 +53,7 @@ class Content(NamedTuple):
 
 
 class UnreadableText(Exception):
-    """A file is not YAML or JSON; `line` is 0 when unknown. Never leaves this module."""
+    """A file is not YAML or JSON; `line` is 0 when unknown."""
 
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)
@@ -97,13 +97,13 @@ def _broken(path: str, line: int, message: str) -> Content:
 
 def _yaml_pieces(text: str, path: str) -> Iterator[tuple[int, Decoded]]:
     """Yield the start line of each YAML document and what it holds."""
-    for node, document in _yaml_documents(text):
+    for node, document in yaml_documents(text):
         decoded = decode_document(document, path)
         findings = tuple(f._replace(where=f"{path}:{line_of(node, f.field)}") for f in decoded.findings)
         yield node.start_mark.line + 1, decoded._replace(findings=findings)
 
 
-def _yaml_documents(text: str) -> Iterator[tuple[yaml.Node, object]]:
+def yaml_documents(text: str) -> Iterator[tuple[yaml.Node, object]]:
     """Yield each YAML document as nodes, which know their lines, and as dicts and lists."""
     try:
         _check_depth(text)

@@ -9,6 +9,7 @@ is looked for again every `RETRY_S`; until it is back, the last state stays in f
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from kpx.cluster.events import Event, Synced
 from kpx.errors import SourceError
@@ -84,6 +85,10 @@ class ManifestSource:
     def deadline(self) -> float | None:
         """Return when `poll` wants to be called next even if nothing happens."""
         return self._settle_at if self._retry_at is None else self._retry_at
+
+    def heard_at(self) -> Mapping[str, float]:
+        """Return nothing: a directory nobody writes to is silent, and well."""
+        return {}
 
     def close(self) -> None:
         """Release the descriptor; idempotent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Mapping
 
 from kpx.cluster.events import Event, Synced
 from kpx.errors import SourceError
@@ -40,17 +41,27 @@ class MemorySource:
     A source that says what it is told to; implements `kpx.sources.base.Source`.
 
     Attributes:
+        heard: what `heard_at` returns.
         failure: raised instead of the next news, until it is taken away.
+        slow: `Synced` is not said at the start, but left to `say`.
         closed: whether `close` was called.
     """
 
-    def __init__(self, *events: Event, findings: tuple[Finding, ...] = (), failure: SourceError | None = None) -> None:
+    def __init__(
+        self,
+        *events: Event,
+        findings: tuple[Finding, ...] = (),
+        failure: SourceError | None = None,
+        slow: bool = False,
+    ) -> None:
+        self.slow = slow
         self._bell = Bell()
         self._events = events
         self._later: list[Event] = []
         self.findings = findings
         self.failure = failure
         self.wanted_at: float | None = None
+        self.heard: dict[str, float] = {}
         self.closed = False
 
     def say(self, *events: Event) -> None:
@@ -60,7 +71,8 @@ class MemorySource:
     def start(self) -> News:
         if self.failure:
             raise self.failure
-        return News((*self._events, Synced()), self.findings, time.monotonic())
+        events = self._events if self.slow else (*self._events, Synced())
+        return News(events, self.findings, time.monotonic())
 
     def fileno(self) -> int:
         return self._bell.fileno()
@@ -75,6 +87,9 @@ class MemorySource:
 
     def deadline(self) -> float | None:
         return self.wanted_at
+
+    def heard_at(self) -> Mapping[str, float]:
+        return self.heard
 
     def close(self) -> None:
         self.closed = True
