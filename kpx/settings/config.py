@@ -8,16 +8,18 @@ kube-proxy's wherever the meaning is. A `Config` that exists is valid: whatever 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from kpx.agent.settings import Setting, SettingValue, value_of, wrong
 from kpx.errors import ConfigError
 from kpx.model.addresses import Family, Prefix, family_of, parse_address, parse_prefix
 from kpx.model.decode_scheduler import is_scheduler_name
 from kpx.model.facts import DetectLocal
+from kpx.model.service import PROXY_NAME_LABEL
+from kpx.settings.setting import Setting, SettingValue, value_of, wrong
 
 __all__ = ["SETTINGS", "Config", "Setting", "make_config", "parse_listen_address"]
 
@@ -32,22 +34,42 @@ DETECT_LOCAL_NAMES: Final = {
 ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104
 """Means: not stated. Health checks come from other machines, so every address answers them, as with kube-proxy."""
 
+_LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+"""What the API takes as the value of a label (k8s.io/apimachinery, IsValidLabelValue)."""
+
 LONGEST_S: Final = 0x7FFFFFFF // 1000
-"""Longest timeout the kernel takes, seconds: of IPVS (ip_vs_set_timeout) and of elements of ipsets (IPSET_MAX_TIMEOUT)."""
+"""Longest timeout the kernel takes, seconds: of IPVS (ip_vs_set_timeout), elements of ipsets (IPSET_MAX_TIMEOUT), sysctls."""
+
+_RANGES: Final = {
+    "conntrack_max_per_core": (0, 0x7FFFFFFF),
+    "conntrack_min": (0, 0x7FFFFFFF),
+    "oom_score_adj": (-1000, 1000),
+}
+"""Fields that are whole numbers, with the lowest and the highest that is possible."""
 
 _KERNEL_SECONDS: Final = frozenset(
-    ("ipvs_tcp_timeout_s", "ipvs_tcpfin_timeout_s", "ipvs_udp_timeout_s", "drain_timeout_s", "drain_grace_s")
-)
+    (
+        "ipvs_tcp_timeout_s", "ipvs_tcpfin_timeout_s", "ipvs_udp_timeout_s", "drain_timeout_s", "drain_grace_s",
+        "conntrack_tcp_timeout_established_s", "conntrack_tcp_timeout_close_wait_s",
+        "conntrack_udp_timeout_s", "conntrack_udp_timeout_stream_s",
+    )
+)  # fmt: skip
 """Fields that the kernel keeps as whole seconds."""
 
 # fmt: off
 SETTINGS: Final = (
     Setting("manifests", "manifests", "text", "", "directory",
             "Read Services and EndpointSlices from the YAML and JSON files in this directory"),
+    Setting("kubeconfig", "kubeconfig", "text", "", "file",
+            "Read Services and EndpointSlices from the API server this file names; in a pod its service account does without"),
+    Setting("master", "master", "text", "", "url",
+            "Address of the API server, in the place of the one the kubeconfig or the pod has; it must not be a ClusterIP"),
     Setting("proxy-mode", "proxy_mode", "choice", "auto", "",
             "Data plane to use", ("auto", "nftables", "ipvs")),
     Setting("hostname-override", "hostname_override", "text", "", "name",
             "Name of this node, if it is not the host name"),
+    Setting("service-proxy-name", "service_proxy_name", "text", "", "name",
+            f"Forward only the Services whose label {PROXY_NAME_LABEL} is this name; without it, only those without the label"),
     Setting("bind-address", "bind_address", "text", ANY_ADDRESS, "address",
             "IP address of this node; 0.0.0.0 or :: takes it from the Node object or the host"),
     Setting("cluster-cidr", "cluster_cidr", "list", (), "ranges",
@@ -81,9 +103,27 @@ SETTINGS: Final = (
     Setting("mark-bits", "mark_bits", "mask", 0x3000, "bits",
             "The two bits of packet marks that ipvs uses, none that other software uses; the rest are never changed"),
     Setting("healthz-bind-address", "healthz_bind_address", "text", f"{ANY_ADDRESS}:10256", "ip:port",
-            "Where /healthz and /livez are served; empty for nowhere"),
+            "Where /healthz, /livez and /readyz are served; empty for nowhere"),
     Setting("metrics-bind-address", "metrics_bind_address", "text", "127.0.0.1:10249", "ip:port",
             "Where /metrics, /proxyMode and /configz are served; empty for nowhere"),
+    Setting("bind-address-hard-fail", "bind_address_hard_fail", "flag", False, "",
+            "Do not start when one of these addresses cannot be bound, instead of trying on"),
+    Setting("conntrack-max-per-core", "conntrack_max_per_core", "number", 0, "flows",
+            "Raise the limit on tracked flows to this number for each CPU; 0 leaves what the kernel has"),
+    Setting("conntrack-min", "conntrack_min", "number", 131072, "flows",
+            "Lowest limit on tracked flows that --conntrack-max-per-core comes to"),
+    Setting("conntrack-tcp-timeout-established", "conntrack_tcp_timeout_established_s", "seconds", 0.0, "seconds",
+            "How long an idle TCP connection is tracked; 0 leaves what the kernel has"),
+    Setting("conntrack-tcp-timeout-close-wait", "conntrack_tcp_timeout_close_wait_s", "seconds", 0.0, "seconds",
+            "How long a TCP connection in state CLOSE_WAIT is tracked; 0 leaves what the kernel has"),
+    Setting("conntrack-tcp-be-liberal", "conntrack_tcp_be_liberal", "flag", False, "",
+            "Track TCP segments outside of the window too, instead of taking them for invalid"),
+    Setting("conntrack-udp-timeout", "conntrack_udp_timeout_s", "seconds", 0.0, "seconds",
+            "How long a UDP flow without answer is tracked; 0 leaves what the kernel has"),
+    Setting("conntrack-udp-timeout-stream", "conntrack_udp_timeout_stream_s", "seconds", 0.0, "seconds",
+            "How long a UDP flow with answers is tracked; 0 leaves what the kernel has"),
+    Setting("oom-score-adj", "oom_score_adj", "number", 0, "score",
+            "How the kernel rates this process when memory runs out, -1000 (never ended) to 1000; 0 leaves it as it is"),
     Setting("min-sync-period", "min_sync_period_s", "seconds", 0.0, "seconds",
             "Shortest time between the end of one write to the kernel and the next"),
     Setting("sync-period", "sync_period_s", "seconds", 30.0, "seconds",
@@ -103,11 +143,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         cluster_cidr: range texts, at most one of each family.
+        service_proxy_name: value of a label; "" serves Services without the label (S1).
         detect_local_mode: a key of `DETECT_LOCAL_NAMES`.
         nodeport_addresses: range texts, or ("primary",).
         ipvs_tcp_timeout_s, ipvs_tcpfin_timeout_s, ipvs_udp_timeout_s: seconds; 0 leaves what the kernel has.
         drain_timeout_s, drain_grace_s: seconds.
         mark_bits: exactly two bits of 32.
+        conntrack_max_per_core, conntrack_min: flows; conntrack_*_s: seconds; 0 leaves what the kernel has.
+        oom_score_adj: -1000 to 1000; 0 leaves it as it is.
         min_sync_period_s, sync_period_s: seconds.
 
     Raises:
@@ -115,8 +158,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     manifests: str = ""
+    kubeconfig: str = ""
+    master: str = ""
     proxy_mode: str = "auto"
     hostname_override: str = ""
+    service_proxy_name: str = ""
     bind_address: str = ANY_ADDRESS
     cluster_cidr: tuple[str, ...] = ()
     detect_local_mode: str = "ClusterCIDR"
@@ -135,15 +181,26 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     mark_bits: int = 0x3000
     healthz_bind_address: str = f"{ANY_ADDRESS}:10256"
     metrics_bind_address: str = "127.0.0.1:10249"
+    bind_address_hard_fail: bool = False
+    conntrack_max_per_core: int = 0
+    conntrack_min: int = 131072
+    conntrack_tcp_timeout_established_s: float = 0.0
+    conntrack_tcp_timeout_close_wait_s: float = 0.0
+    conntrack_tcp_be_liberal: bool = False
+    conntrack_udp_timeout_s: float = 0.0
+    conntrack_udp_timeout_stream_s: float = 0.0
+    oom_score_adj: int = 0
     min_sync_period_s: float = 0.0
     sync_period_s: float = 30.0
     log_format: str = "text"
     verbosity: int = 0
 
     def __post_init__(self) -> None:
+        _check_source(self)
         _check_modes(self)
         _check_addresses(self)
         _check_ipvs(self)
+        _check_numbers(self)
         for name, address in (("healthz", self.healthz_bind_address), ("metrics", self.metrics_bind_address)):
             if address:
                 parse_listen_address(f"--{name}-bind-address", address)
@@ -202,9 +259,23 @@ def parse_listen_address(option: str, text: str) -> tuple[str, int]:
         raise wrong(option, f"{text!r} is not ip:port, since {host!r} is not an IP address") from None
 
 
+def _check_source(config: Config) -> None:
+    for option, value in (("--kubeconfig", config.kubeconfig), ("--master", config.master)):
+        if value and config.manifests:
+            raise wrong(option, "cannot be used together with --manifests; give one of the two")
+    if config.master and not config.master.startswith(("https://", "http://")):
+        raise wrong("--master", f"{config.master!r} is not a URL; write something like https://192.0.2.1:6443")
+
+
 def _check_modes(config: Config) -> None:
     if config.proxy_mode not in ("auto", "nftables", "ipvs"):
         raise wrong("--proxy-mode", f"{config.proxy_mode!r} is none of auto, nftables, ipvs")
+    if config.service_proxy_name and not _LABEL_VALUE.fullmatch(config.service_proxy_name):
+        raise wrong(
+            "--service-proxy-name",
+            f"{config.service_proxy_name!r} cannot be the value of a label: use at most 63 letters, digits, '-', '_' and '.', "
+            "a letter or digit at both ends",
+        )
     if config.log_format not in ("text", "json"):
         raise wrong("--log-format", f"{config.log_format!r} is none of text, json")
     if config.detect_local_mode not in DETECT_LOCAL_NAMES:
@@ -226,12 +297,18 @@ def _check_interface(option: str, name: str, mode: str) -> None:
 def _check_ipvs(config: Config) -> None:
     if not is_scheduler_name(config.ipvs_scheduler):
         raise wrong("--ipvs-scheduler", f"{config.ipvs_scheduler!r} is not the name of a scheduler; write one like rr, wlc or mh")
+    if not 0 < config.mark_bits < 1 << 32 or config.mark_bits.bit_count() != 2:
+        raise wrong("--mark-bits", f"{config.mark_bits:#x} does not have exactly two of 32 bits; write something like 0x3000")
+
+
+def _check_numbers(config: Config) -> None:
     for setting in SETTINGS:
         value = getattr(config, setting.field)
         if setting.field in _KERNEL_SECONDS and not (value == 0 or 1 <= value <= LONGEST_S):
             raise wrong(setting.option, f"must be 0, or 1 to {LONGEST_S} seconds")
-    if not 0 < config.mark_bits < 1 << 32 or config.mark_bits.bit_count() != 2:
-        raise wrong("--mark-bits", f"{config.mark_bits:#x} does not have exactly two of 32 bits; write something like 0x3000")
+        low, high = _RANGES.get(setting.field, (value, value))
+        if not low <= value <= high:
+            raise wrong(setting.option, f"must be between {low} and {high}")
 
 
 def _check_addresses(config: Config) -> None:

@@ -51,6 +51,12 @@ class Setting(NamedTuple):
         return f"--{self.name}"
 
     @property
+    def key(self) -> str:
+        """Return the spelling in a KpxConfiguration: `minSyncPeriod`."""
+        first, *others = self.name.split("-")
+        return first + "".join(word.capitalize() for word in others)
+
+    @property
     def variable(self) -> str:
         """Return the environment variable."""
         return "KPX_" + self.name.upper().replace("-", "_")
@@ -66,9 +72,39 @@ class Setting(NamedTuple):
         return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def wrong(option: str, message: str) -> ConfigError:
+class SettingError(ConfigError):
+    """
+    A setting has a value it cannot have.
+
+    Args:
+        option: of the setting, as the command line spells it.
+        problem: what is wrong with the value, in words that go on after the option.
+    """
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(f"{option}: {problem}")
+        self.option = option
+        self.problem = problem
+
+
+class FieldError(ConfigError):
+    """
+    A field of a configuration file has a value it cannot have.
+
+    Args:
+        path: of the field: `conntrack.min`.
+        problem: what is wrong, in words that go on after the path.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}" if path else problem)
+        self.path = path
+        self.problem = problem
+
+
+def wrong(option: str, message: str) -> SettingError:
     """Return the error for a bad value; every complaint about settings looks like this."""
-    return ConfigError(f"{option}: {message}")
+    return SettingError(option, message)
 
 
 def value_of(setting: Setting, given: object) -> SettingValue:

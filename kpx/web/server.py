@@ -1,168 +1,238 @@
 """
-A small HTTP server beside the loop: fixed paths, GET and HEAD, in threads of its own that only read.
+A small HTTP server beside the loop: one thread, any number of listening sockets, a handler for each.
 
-An address that cannot be bound is no reason to stop forwarding: it is said, and tried again every few seconds (15.1).
+Load balancers and kubelets stop trusting a node whose probes go unanswered, so nothing a client does may hold up another:
+sockets never block, a connection has a bounded time, a bounded request and one answer, and when there are too many the oldest
+has to go. Handlers run in the thread of the server and only read.
 """
 
 from __future__ import annotations
 
-import http.server
+import contextlib
 import logging
-import os
+import queue
+import selectors
 import socket
-import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from kpx import log
+from kpx.web.connection import Answer, Connection, Handler, Request
+
+__all__ = ["Answer", "Handler", "Place", "Request", "Routes", "WebServer", "by_path", "open_listener", "place_text"]
 
 logger = logging.getLogger(__name__)
 
-BIND_RETRY_S: Final = 5.0
-REQUEST_TIMEOUT_S: Final = 10.0
-"""How long a client may take to state its request, seconds."""
-
-
-class Answer(NamedTuple):
-    """What is sent back."""
-
-    body: str
-    status: int = 200
-    content_type: str = "text/plain; charset=utf-8"
-
+Place = tuple[str, int]
+"""Where a socket listens: numeric IP address and port."""
 
 Routes = Mapping[str, Callable[[], Answer]]
+
+MAX_CONNECTIONS: Final = 200
+"""More at a time, and the oldest is closed."""
+
+CONNECTION_S: Final = 10.0
+"""How long a client may take to state its request and to read the answer, seconds."""
+
+BACKLOG: Final = 128
+
+STOP_S: Final = 5.0
+"""How long to wait for the thread to do as it is told, seconds."""
+
+FULL_PAUSE_S: Final = 0.05
+"""Pause when the process has no descriptor left, seconds."""
+
+
+class Listener(NamedTuple):
+    """A listening socket and who answers on it."""
+
+    listening: socket.socket
+    handler: Handler
 
 
 class WebServer:
     """
-    Serves `routes` from `start` until `stop`.
+    Answers on the sockets it is given, from `start` until `stop`.
 
     Args:
-        name: what is served, for the log.
-        address: numeric IP address and port; port 0 takes a free one.
-        routes: path -> what to answer; called from other threads, so it must be safe there.
-        retry_s: pause between attempts to bind, seconds.
+        connection_s: see `CONNECTION_S`. max_connections: see `MAX_CONNECTIONS`.
     """
 
-    def __init__(self, name: str, address: tuple[str, int], routes: Routes, retry_s: float = BIND_RETRY_S) -> None:
-        self.port: int | None = None
-        self._name = name
-        self._address = address
-        self._routes = routes
-        self._retry_s = retry_s
-        self._stopping = threading.Event()
-        self._bound = threading.Event()
-        self._server: _Server | None = None
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name=f"kpx-{name}", daemon=True)
+    def __init__(self, connection_s: float = CONNECTION_S, max_connections: int = MAX_CONNECTIONS) -> None:
+        self._connection_s = connection_s
+        self._max_connections = max_connections
+        self._selector = selectors.DefaultSelector()
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._selector.register(self._reader, selectors.EVENT_READ)
+        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._listening: set[socket.socket] = set()
+        self._connections: dict[Connection, float] = {}
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="kpx-web", daemon=True)
 
     def start(self) -> None:
         """Begin to serve, in the background."""
         self._thread.start()
 
-    def wait_until_bound(self, timeout_s: float) -> bool:
-        """Wait until requests are accepted; False when that took too long."""
-        return self._bound.wait(timeout_s)
+    def add(self, listening: socket.socket, handler: Handler) -> None:
+        """Answer on a listening socket from now on; it belongs to the server."""
+        listening.setblocking(False)
+        self._order(lambda: self._add(listening, handler))
+
+    def remove(self, listening: socket.socket) -> None:
+        """Close a socket that was added: once this returns its address is free. Connections in flight get their answer."""
+        if not self._thread.is_alive():
+            listening.close()
+            return
+        done = threading.Event()
+        self._order(lambda: self._remove(listening, done))
+        done.wait(STOP_S)
 
     def stop(self) -> None:
-        """End serving and free the port; idempotent."""
-        self._stopping.set()
-        with self._lock:
-            server = self._server
-        if server is not None:
-            server.shutdown()
+        """End serving and close everything; idempotent."""
         if self._thread.is_alive():
-            self._thread.join()
+            self._order(self._stop)
+            self._thread.join(STOP_S)
+        elif self._thread.ident is None:
+            self._release()
+
+    def _order(self, order: Callable[[], None]) -> None:
+        self._orders.put(order)
+        with contextlib.suppress(OSError):  # it has stopped
+            self._writer.send(b"!")
+
+    def _add(self, listening: socket.socket, handler: Handler) -> None:
+        self._selector.register(listening, selectors.EVENT_READ, Listener(listening, handler))
+        self._listening.add(listening)
+
+    def _remove(self, listening: socket.socket, done: threading.Event) -> None:
+        self._selector.unregister(listening)
+        self._listening.discard(listening)
+        listening.close()
+        done.set()
+
+    def _stop(self) -> None:
+        self._stopping = True
 
     def _run(self) -> None:
-        server = self._bind()
-        if server is None:
+        try:
+            while not self._stopping:
+                self._step()
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        for listening in self._listening:
+            listening.close()
+        for connection in self._connections:
+            connection.socket.close()
+        self._selector.close()
+        self._reader.close()
+        self._writer.close()
+
+    def _step(self) -> None:
+        for key, events in self._selector.select(self._timeout()):
+            if isinstance(key.data, Listener):
+                self._accept(key.data)
+            elif isinstance(key.data, Connection):
+                # One that had to go since `select` returned is no longer ours.
+                if key.data in self._connections:
+                    self._go_on(key.data, events)
+            else:
+                self._obey()
+        now = time.monotonic()
+        for connection in [one for one, until in self._connections.items() if until <= now]:
+            self._close(connection)
+
+    def _timeout(self) -> float | None:
+        """Return how long nothing needs to be done; the first connection is the oldest, so its time ends first."""
+        until = next(iter(self._connections.values()), None)
+        return None if until is None else max(0.0, until - time.monotonic())
+
+    def _obey(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._reader.recv(4096)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._orders.get_nowait()()
+
+    def _accept(self, listener: Listener) -> None:
+        try:
+            accepted, _ = listener.listening.accept()
+        except (BlockingIOError, ConnectionError):
             return
-        with server:
-            with self._lock:
-                self._server = server
-            self.port = server.server_address[1]
-            self._bound.set()
-            # `stop` may have come before it could see the server; then there is nothing to shut down.
-            if not self._stopping.is_set():
-                server.serve_forever(poll_interval=0.2)
-            with self._lock:
-                self._server = None
+        except OSError as error:  # no descriptor left: one of ours may go, and the client waits in the queue
+            log.event(logger, logging.DEBUG, "cannot accept", error=error)
+            self._close_oldest()
+            time.sleep(FULL_PAUSE_S)
+            return
+        if len(self._connections) >= self._max_connections:
+            self._close_oldest()
+        accepted.setblocking(False)
+        connection = Connection(accepted, listener.handler)
+        self._connections[connection] = time.monotonic() + self._connection_s
+        self._selector.register(accepted, selectors.EVENT_READ, connection)
 
-    def _bind(self) -> _Server | None:
-        complaint = ""
-        while not self._stopping.is_set():
-            try:
-                server = _Server(self._address, self._routes)
-            except OSError as error:
-                if str(error) != complaint:
-                    complaint = str(error)
-                    reason = os.strerror(error.errno or 0)
-                    log.event(logger, logging.ERROR, "cannot serve, trying on", **self._where(), reason=reason)
-                self._stopping.wait(self._retry_s)
-                continue
-            if complaint:
-                log.event(logger, logging.INFO, "serving now", **self._where())
-            return server
-        return None
+    def _go_on(self, connection: Connection, events: int) -> None:
+        wanted = connection.go_on(events)
+        if not wanted:
+            self._close(connection)
+        elif wanted != self._selector.get_key(connection.socket).events:
+            self._selector.modify(connection.socket, wanted, connection)
 
-    def _where(self) -> dict[str, object]:
-        host, port = self._address
-        return {"server": self._name, "address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
+    def _close_oldest(self) -> None:
+        oldest = next(iter(self._connections), None)
+        if oldest is not None:
+            self._close(oldest)
+
+    def _close(self, connection: Connection) -> None:
+        self._selector.unregister(connection.socket)
+        connection.socket.close()
+        del self._connections[connection]
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    """The listening socket; an IPv6 wildcard takes IPv4 too, as Go's net package does for kube-proxy."""
+def by_path(routes: Routes) -> Handler:
+    """Return the handler that answers GET and HEAD of fixed paths; a query is allowed and ignored."""
 
-    daemon_threads = True
-    # Threads die with the process; waiting for a slow client would hold up the end of the agent.
-    block_on_close = False
+    def answer(request: Request) -> Answer:
+        path = request.target.partition("?")[0]
+        if path not in routes:
+            return Answer(f"{path} is not here; try {', '.join(sorted(routes))}\n", 404)
+        if request.method not in ("GET", "HEAD"):
+            return Answer(f"{request.method} is not possible here, GET and HEAD are\n", 405, headers=(("Allow", "GET, HEAD"),))
+        return routes[path]()
 
-    def __init__(self, address: tuple[str, int], routes: Routes) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.routes = routes
-        super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        """Bind without asking a name server who we are."""
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Note a client that went away at debug level, not as a traceback on stderr."""
-        log.event(logger, logging.DEBUG, "request failed", client=client_address, error=sys.exception())
+    return answer
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    timeout = REQUEST_TIMEOUT_S
-    server: _Server
-    server_version = "kpx"
-    sys_version = ""
+def open_listener(place: Place, both_families: bool) -> socket.socket:
+    """
+    Listen on an address.
 
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
+    Args:
+        both_families: the IPv6 wildcard takes IPv4 too, as Go's net package does for kube-proxy.
 
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
+    Raises:
+        OSError: it cannot be done.
+    """
+    family = socket.AF_INET6 if ":" in place[0] else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both_families)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind(place)
+        opened.listen(BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
-    def _answer(self, *, with_body: bool) -> None:
-        path = self.path.partition("?")[0]
-        route = self.server.routes.get(path)
-        answer = route() if route else Answer(f"{path} is not here; try {', '.join(sorted(self.server.routes))}\n", 404)
-        body = answer.body.encode()
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name is http.server's)
-        """Keep quiet: probes come every few seconds and are counted."""
+def place_text(place: Place) -> str:
+    """Return `ip:port`, or `[ip]:port`."""
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

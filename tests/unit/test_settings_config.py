@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kpx.agent.config import SETTINGS, Config, make_config, parse_listen_address
-from kpx.agent.settings import value_of
 from kpx.errors import ConfigError
 from kpx.model.facts import DetectLocal
+from kpx.settings.config import SETTINGS, Config, make_config, parse_listen_address
+from kpx.settings.setting import value_of
 
 
 def test_defaults_of_the_table_are_those_of_the_value() -> None:
