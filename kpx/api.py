@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from kpx.agent import assemble
-from kpx.agent.config import Config, make_config
 from kpx.agent.lock import AgentLock, holder
 from kpx.cluster.view import ClusterView
 from kpx.dataplanes.base import Dataplane, Observed
@@ -33,7 +32,9 @@ from kpx.reconcile import diff as differing
 from kpx.reconcile.delta import DeltaTable
 from kpx.reconcile.plan import Outcome, Plan
 from kpx.reconcile.rows import Rows
+from kpx.settings.config import Config, make_config
 from kpx.sources.manifests import read_directory
+from kpx.sources.proxy_name import heard_as
 
 
 class Manifests(NamedTuple):
@@ -49,16 +50,19 @@ class Manifests(NamedTuple):
     findings: tuple[Finding, ...]
 
 
-def read_manifests(directory: str | os.PathLike[str]) -> Manifests:
+def read_manifests(directory: str | os.PathLike[str], service_proxy_name: str = "") -> Manifests:
     """
     Read all manifests of a directory.
+
+    Args:
+        service_proxy_name: as the option; the Services that are not for this proxy are in the view as skipped.
 
     Raises:
         SourceError: the directory cannot be read.
     """
     view = ClusterView()
     news = read_directory(os.fspath(directory))
-    for event in news.events:
+    for event in heard_as(news.events, service_proxy_name):
         view.fold(event)
     return Manifests(view, news.findings)
 
@@ -74,7 +78,7 @@ def node_facts(view: ClusterView | None = None, **settings: object) -> NodeFacts
 
     Args:
         view: of `read_manifests`.
-        settings: by the names of `kpx.agent.config.Config`, for example `cluster_cidr="10.244.0.0/16"`.
+        settings: by the names of `kpx.settings.config.Config`, for example `cluster_cidr="10.244.0.0/16"`.
 
     Raises:
         ConfigError: a setting is wrong.
@@ -90,7 +94,7 @@ def node_facts_of(config: Config, view: ClusterView | None = None) -> NodeFacts:
 
 def compile(view: ClusterView, facts: NodeFacts) -> dict[ObjectName, ServiceProgram]:
     """Return what this node forwards for each Service; pure, and a function of its arguments alone."""
-    return compiling.compile_all(view.services, view.slices_of, facts, _claims(view))
+    return compiling.compile_all(view.services, view.slices_of, facts, _claims(view), health=view.health)
 
 
 def render(
@@ -161,7 +165,7 @@ def explain(
     """
     claims = _claims(view)
     if programs is None:
-        programs = compiling.compile_all(view.services, view.slices_of, facts, claims)
+        programs = compiling.compile_all(view.services, view.slices_of, facts, claims, health=view.health)
     if addresses is None:
         addresses = host_addresses().every()
     cidrs = view.service_cidrs.values()

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Final
 
 import msgspec
 
-from kpx.agent.config import Config
 from kpx.agent.mode import AUTO, decide, in_place, supposed
 from kpx.dataplanes.base import Dataplane
 from kpx.dataplanes.registry import FACTORIES, may_be_present
@@ -25,13 +25,25 @@ from kpx.kernel.netlink import address_notifications, interface_addresses
 from kpx.model.addresses import Address, parse_address, parse_prefix
 from kpx.model.facts import LocalDetector, NodeFacts
 from kpx.model.node import Node
+from kpx.settings.config import Config
 from kpx.sources.base import Source
+from kpx.sources.kubernetes.access import in_cluster
+from kpx.sources.kubernetes.client import Client
+from kpx.sources.kubernetes.source import KubernetesSource
 from kpx.sources.manifests import ManifestSource
+from kpx.sources.proxy_name import NamedSource
+
+NO_SOURCE: Final = (
+    "nothing says where Services come from: use --manifests DIRECTORY or --kubeconfig FILE, or set KPX_MANIFESTS, KPX_KUBECONFIG"
+)
 
 __all__ = [
+    "NO_SOURCE",
     "as_in_place",
+    "client_of",
     "dataplane_name",
     "dataplanes_to_clean",
+    "has_source",
     "host_addresses",
     "node_facts",
     "node_name",
@@ -54,16 +66,36 @@ class KernelAddresses:
         return address_notifications()
 
 
-def open_source(config: Config) -> Source:
+def has_source(config: Config) -> bool:
+    """Tell whether the settings, or the pod this runs in, say where Services come from."""
+    return bool(config.manifests or config.kubeconfig or config.master) or in_cluster()
+
+
+def open_source(config: Config, once: bool = False) -> Source:
     """
-    Open the source the settings name.
+    Open the source the settings name: a directory of manifests, else the API server, in a pod that of the cluster.
+
+    Args:
+        once: for who reads everything once and then closes it: what will not mend itself is a SourceError then.
 
     Raises:
         ConfigError: they name none. SourceError: it cannot be read.
     """
-    if not config.manifests:
-        raise ConfigError("--manifests: a directory with Services and EndpointSlices is needed")
-    return ManifestSource(config.manifests)
+    source: Source
+    if config.manifests:
+        source = ManifestSource(config.manifests)
+    elif has_source(config):
+        name = node_name(config.hostname_override)
+        source = KubernetesSource(name, config.kubeconfig, config.master, config.service_proxy_name, impatient=once)
+    else:
+        raise ConfigError(NO_SOURCE)
+    return NamedSource(source, config.service_proxy_name) if config.service_proxy_name else source
+
+
+def client_of(source: Source) -> Client | None:
+    """Return what requests are sent with to the API server a source reads; None for other sources."""
+    inner = source.inner if isinstance(source, NamedSource) else source
+    return inner.client if isinstance(inner, KubernetesSource) else None
 
 
 def dataplane_name(config: Config, kernel: bool = True) -> str:

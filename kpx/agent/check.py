@@ -13,15 +13,16 @@ import msgspec
 
 from kpx.agent import mode
 from kpx.agent.assemble import host_addresses, node_facts
-from kpx.agent.config import Config, parse_listen_address
 from kpx.agent.lock import holder
+from kpx.agent.tuning import conntrack_wanted
 from kpx.dataplanes.base import Dataplane
 from kpx.dataplanes.registry import FACTORIES, open_dataplane
 from kpx.errors import CapabilityError, KernelError
-from kpx.host import features, ipvs_checks, ipvs_sysctls, kube_proxy
+from kpx.host import conntrack_sysctls, features, ipvs_checks, ipvs_sysctls, kube_proxy
 from kpx.host.features import Check
 from kpx.host.node import facts_warnings, supported_families
 from kpx.model.facts import NodeFacts
+from kpx.settings.config import Config, parse_listen_address
 
 
 @runtime_checkable
@@ -61,6 +62,8 @@ def checks(config: Config) -> Iterator[Check]:
         yield ipvs_checks.sysctls(ipvs_sysctls.wanted(kernel, config.ipvs_run_estimation, config.ipvs_strict_arp))
         yield ipvs_checks.source_marks()
     yield features.conntrack()
+    if asked := conntrack_wanted(config):
+        yield conntrack_sysctls.check(asked)
     for family in families:
         yield features.forwarding(family)
     yield features.reverse_path()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from kpx.cluster.events import Event
+from kpx.cluster.events import Event, Upsert
 from kpx.cluster.view import ClusterView
 from kpx.dataplanes.base import Dataplane
 from kpx.model.facts import NodeFacts
@@ -31,6 +31,12 @@ class Change(NamedTuple):
 
 
 Changes = dict[ObjectName, Change]
+
+
+def joined(earlier: Changes, later: Changes) -> Changes:
+    """Return both as one: of a Service that changed twice, what it was at first and is at last."""
+    merged = {name: Change(earlier[name].before, change.after) for name, change in later.items() if name in earlier}
+    return {**earlier, **later, **merged}
 
 
 class Compiler:
@@ -62,7 +68,10 @@ class Compiler:
     def reread(self, events: Iterable[Event]) -> None:
         """Forget everything heard and hear this instead; what is the same afterwards is no change."""
         self._reread |= self.view.services.keys() | self.programs.keys()
+        # What was found out about endpoints is not the source's to take back.
+        health = tuple(self.view.health.values())
         self.view = ClusterView()
+        self.fold(map(Upsert, health))
         self.fold(events)
 
     def compile(self) -> Changes:
@@ -97,7 +106,8 @@ class Compiler:
         service = self.view.services.get(name)
         if service is None:
             return Change(self.programs.get(name), None)
-        return Change(self.programs.get(name), compile_service(service, self.view.slices_of(name), self.facts, self.claims))
+        slices, health = self.view.slices_of(name), self.view.health.get(name)
+        return Change(self.programs.get(name), compile_service(service, slices, self.facts, self.claims, health=health))
 
     def _replace(self, name: ObjectName, change: Change) -> None:
         self.delta.replace(self._rows(change.before, self._rendered_facts), self._rows(change.after, self.facts))

@@ -8,6 +8,7 @@ Both come after the rows are in place, since otherwise a packet in between would
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 from typing import Protocol as Interface
@@ -36,11 +37,24 @@ class Flows(Interface):
         """Delete exactly these; return how many were still there."""
 
 
+class Sweep(NamedTuple):
+    """One look at the UDP flows of a family: how many were deleted, and how long it took, seconds."""
+
+    family: Family
+    deleted: int
+    took_s: float
+
+
 class Forgotten(NamedTuple):
-    """How many entries were deleted."""
+    """How many affinity entries were deleted, and the sweeps of flows that were made."""
 
     affinity: int = 0
-    flows: int = 0
+    sweeps: tuple[Sweep, ...] = ()
+
+    @property
+    def flows(self) -> int:
+        """How many flows were deleted."""
+        return sum(sweep.deleted for sweep in self.sweeps)
 
 
 class Connections:
@@ -50,11 +64,13 @@ class Connections:
     Args:
         dataplane: keeps the affinity entries.
         flows: None leaves UDP flows alone.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, dataplane: Dataplane, flows: Flows | None) -> None:
+    def __init__(self, dataplane: Dataplane, flows: Flows | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._dataplane = dataplane
         self._flows = flows
+        self._clock = clock
         self._owed_affinity: Changes = {}
         self._owed_flows: Changes = {}
         self._everything_affinity = True
@@ -84,16 +100,17 @@ class Connections:
 
         `host` is all addresses of the host. An error of the kernel is logged, and what it prevented stays owed.
         """
-        affinity = flows = 0
+        affinity = 0
+        sweeps: tuple[Sweep, ...] = ()
         try:
             affinity = self._forget_affinity(programs)
         except KernelError as error:
             log.event(logger, logging.WARNING, "affinity entries could not be forgotten", error=error)
         try:
-            flows = self._flush_udp(programs, facts, host)
+            sweeps = self._flush_udp(programs, facts, host)
         except KernelError as error:
             log.event(logger, logging.WARNING, "stale UDP flows could not be deleted", error=error)
-        return Forgotten(affinity, flows)
+        return Forgotten(affinity, sweeps)
 
     def _forget_affinity(self, programs: Mapping[ObjectName, ServiceProgram]) -> int:
         gone = gone_from_all(programs.values()) if self._everything_affinity else gone_with(self._owed_affinity.values())
@@ -102,28 +119,30 @@ class Connections:
         self._owed_affinity.clear()
         return count
 
-    def _flush_udp(self, programs: Mapping[ObjectName, ServiceProgram], facts: NodeFacts, host: frozenset[Address]) -> int:
-        if self._flows is None:
-            count = 0
-        else:
+    def _flush_udp(
+        self, programs: Mapping[ObjectName, ServiceProgram], facts: NodeFacts, host: frozenset[Address]
+    ) -> tuple[Sweep, ...]:
+        sweeps = []
+        if self._flows is not None:
             before = list(udp_ports(change.before for change in self._owed_flows.values()))
             changed = programs.values() if self._everything_flows else [change.after for change in self._owed_flows.values()]
             after = list(udp_ports(changed))
-            count = sum(self._flush_family(family, before, after, facts, host) for family in Family)
+            sweeps = [self._flush_family(family, before, after, facts, host) for family in Family]
         self._everything_flows = False
         self._former = frozenset()
         self._owed_flows.clear()
-        return count
+        return tuple(sweep for sweep in sweeps if sweep is not None)
 
     def _flush_family(
         self, family: Family, before: list[PortProgram], after: list[PortProgram], facts: NodeFacts, host: frozenset[Address]
-    ) -> int:
+    ) -> Sweep | None:
         assert self._flows is not None
         before = [port for port in before if port.family == family]
         after = [port for port in after if port.family == family]
         former = [frontend for frontend in self._former if frontend.family == family and frontend.protocol is Protocol.UDP]
         if not (before or after or former) or not (self._everything_flows or needs_flush(before, after)):
-            return 0
+            return None
+        started = self._clock()
 
         def is_node_address(address: Address) -> bool:
             if family_of(address) in facts.node_port_any:
@@ -131,7 +150,8 @@ class Connections:
             return address in facts.node_port_addresses
 
         stale = stale_flows(self._flows.udp(int(family)), before, after, is_node_address, former)
-        return self._flows.delete(stale) if stale else 0
+        deleted = self._flows.delete(stale) if stale else 0
+        return Sweep(family, deleted, self._clock() - started)
 
 
 def udp_ports(programs: Iterable[ServiceProgram | None]) -> Iterator[PortProgram]:

@@ -18,13 +18,15 @@ import msgspec
 
 from kpx import log
 from kpx.agent.collisions import collisions
-from kpx.agent.compiler import Changes, Compiler
+from kpx.agent.compiler import Changes, Compiler, joined
 from kpx.agent.connections import Connections, Flows
+from kpx.agent.localities import Localities
 from kpx.agent.owners import Owners
 from kpx.agent.rounds import Difference, Round, Tally, tally
 from kpx.agent.sampling import Sampling
 from kpx.agent.schedulers import Schedulers
 from kpx.agent.status import Findings, Refusals
+from kpx.checking.checks import Checking
 from kpx.cluster.events import Event
 from kpx.cluster.view import ClusterView
 from kpx.dataplanes.base import Dataplane
@@ -66,6 +68,8 @@ class Engine:
         row_counts: rows the kernel holds, by table.
         findings: what is wrong with the input, as of now.
         refusals: what the kernel refused, as of now.
+        localities: what Services with a Local policy have here, as of the last `compile` or round.
+        checking: is told which endpoints to check, unless it is None.
     """
 
     def __init__(
@@ -78,9 +82,11 @@ class Engine:
     ) -> None:
         self.row_counts: dict[Table, int] = {}
         self.findings = Findings()
+        self.localities = Localities()
+        self.checking: Checking | None = None
         self.refusals = Refusals(self._owner_of, self._spelled, retry_limit_s)
         self._compiler = Compiler(dataplane, facts)
-        self._connections = Connections(dataplane, flows)
+        self._connections = Connections(dataplane, flows, clock)
         self._schedulers = Schedulers(dataplane.missing_schedulers)
         self._sampling = Sampling(self._compiler, dataplane)
         self._owners = Owners(self._compiler)
@@ -164,6 +170,9 @@ class Engine:
         """Take note of what is wrong with a Service, None when it is gone."""
         found = () if program is None else (*program.findings, *collisions(program, self._owners.host))
         self.findings.replace(name, found)
+        self.localities.note(name, program)
+        if self.checking is not None:
+            self.checking.follow(name, program)
 
     def plan(self) -> Plan:
         """Return what has to be written and is not waiting for another try, as of the last `compile`."""
@@ -258,7 +267,12 @@ class Engine:
     def _round_from_kernel(self, reason: str, started: float, read_at: float | None) -> Round:
         changes = self.compile()
         mended = tuple(self._dataplane.prepare(self.facts))
-        self._learn(self._dataplane.observe().rows)
+        rows = self._dataplane.observe().rows
+        if reason == "start" and self.checking is not None and self.checking.any:
+            self.checking.adopt(self.programs, self._dataplane.frontends_of(rows))
+            self._compiler.fold(self.checking.take())
+            changes = joined(changes, self.compile())
+        self._learn(rows)
         # A kernel that was flushed may take a row it refused before.
         plan = self.delta.plan()
         if reason == "drift":
@@ -299,6 +313,7 @@ class Engine:
             lag_s=None if read_at is None else ended - read_at,
             flows=forgotten.flows,
             affinity=forgotten.affinity,
+            sweeps=forgotten.sweeps,
             failed_families=self._failed_families(),
             plan=plan,
         )
@@ -307,7 +322,7 @@ class Engine:
         """Carry a plan out; an empty one still makes what `prepare` found missing."""
         if logger.isEnabledFor(logging.DEBUG):
             for operation in plan.operations:
-                logger.debug("%s", self._spelled(operation))
+                log.event(logger, logging.DEBUG, "write", row=self._spelled(operation))
         doubtful = True
         try:
             outcome = self._dataplane.apply(plan)

@@ -12,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
@@ -54,11 +55,12 @@ class AgentLock:
         """Return the descriptor that becomes readable when somebody asked who holds the lock."""
         return self._socket.fileno()
 
-    def drain(self) -> None:
-        """Let go of those who asked, so that others can."""
+    def drain(self, answer: Callable[[socket.socket], None] = socket.socket.close) -> None:
+        """Answer those who asked, and let go of them, so that others can ask."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                self._socket.accept()[0].close()
+                with self._socket.accept()[0] as asker:
+                    answer(asker)
 
     def close(self) -> None:
         """Give the lock back; idempotent."""

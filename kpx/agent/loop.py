@@ -12,54 +12,40 @@ import logging
 import selectors
 import signal
 import time
-from collections.abc import Callable, Collection
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
 
+import kpx
 from kpx import log
+from kpx.agent import asking
 from kpx.agent.engine import Engine
-from kpx.agent.handover import Handover
-from kpx.agent.health import Health
 from kpx.agent.hearing import Hearing
-from kpx.agent.lock import AgentLock
-from kpx.agent.metrics import Metrics
-from kpx.agent.notify import Notifier
 from kpx.agent.pacing import Pacing, RepairPace
 from kpx.agent.rounds import Round, log_round
-from kpx.agent.signals import Signals
+from kpx.agent.surroundings import Surroundings
 from kpx.agent.tending import Tending
 from kpx.agent.triggers import Triggers
+from kpx.checking.checks import Checking
+from kpx.checking.rota import Counts
 from kpx.cluster.events import Delete, Event, Upsert
-from kpx.dataplanes.base import Dataplane
 from kpx.errors import CapabilityError, KernelError
-from kpx.host.addresses import AddressFeed, HostAddresses
+from kpx.host.addresses import HostAddresses
 from kpx.host.node import facts_warnings
 from kpx.model.endpointslice import EndpointSlice
-from kpx.model.facts import NodeFacts
 from kpx.model.findings import Finding, Severity
 from kpx.model.node import Node
 from kpx.model.service import Service
 from kpx.reconcile.retry import Backoff
+from kpx.settings.config import Config
 from kpx.sources.base import News, Source
 
 logger = logging.getLogger(__name__)
 
+STARTING_S: Final = 10.0
+"""How often systemd is told that start-up goes on, seconds."""
+
 REMEMBERED_TOUCHES: Final = 20
 """How many sentences about what others did are kept for the log."""
-
-
-class Surroundings(NamedTuple):
-    """What the loop listens to and talks to; each is closed by whoever opened it, the source by the loop."""
-
-    open_source: Callable[[], Source]
-    lock: AgentLock
-    dataplane: Dataplane
-    addresses: AddressFeed
-    signals: Signals
-    facts_of: Callable[[Node | None, HostAddresses], NodeFacts]
-    health: Health
-    metrics: Metrics
-    notifier: Notifier
-    handover: Handover
 
 
 class Agent:
@@ -75,6 +61,7 @@ class Agent:
     def __init__(self, engine: Engine, around: Surroundings, min_sync_period_s: float = 0.0, sync_period_s: float = 30.0) -> None:
         self.engine = engine
         self._around = around
+        self._checking = engine.checking = Checking()
         self._pacing = Pacing(min_sync_period_s)
         self._repairs = RepairPace()
         self._round_backoff: Backoff[str] = Backoff(min(0.5, sync_period_s), sync_period_s)
@@ -100,28 +87,62 @@ class Agent:
         """
         Hear everything, make the kernel equal to it, and say that the agent is ready.
 
+        Where the source takes its time (an API server that is not there yet), this is the loop already: everything is answered,
+        nothing is written, and SIGTERM ends it without the agent having been ready.
+
         Raises:
             SourceError: the source cannot be read.
-            CapabilityError, KernelError: the first write is refused as a whole.
+            CapabilityError, KernelError: the first write is refused as a whole; once the source took its time, it is tried again.
         """
         # Listening begins before reading, so that nothing that happens in between is missed.
         self._selector.register(self._around.dataplane.fileno(), selectors.EVENT_READ, self._on_dataplane)
         self._selector.register(self._around.addresses.fileno(), selectors.EVENT_READ, self._on_addresses)
         self._selector.register(self._around.signals.fileno(), selectors.EVENT_READ, self._on_signals)
-        self._selector.register(self._around.lock.fileno(), selectors.EVENT_READ, self._around.lock.drain)
+        self._selector.register(self._around.lock.fileno(), selectors.EVENT_READ, self._on_asked)
+        self._selector.register(self._checking.fileno(), selectors.EVENT_READ, self._on_checks)
+        self._watch_settings()
         self._hear(self._hearing.start())
         self._refresh_facts()
         self._around.dataplane.touched()
-        self._pacing.began()
-        self._tell(self.engine.round("start", self._read_at))
+        if self.engine.view.synced:
+            self._pacing.began()
+            self._tell(self.engine.round("start", self._read_at))
+        elif not self._wait_for_source():
+            return
         self._tending.begin()
+        self._around.notifier.status(status_line(self.engine))
         self._around.notifier.ready()
         rows = sum(self.engine.row_counts.values())
         log.event(logger, logging.INFO, "ready", services=len(self.engine.programs), rows=rows)
+        note = f"kpx {kpx.__version__} forwards Services with {self._around.dataplane.name}"
+        self._around.announcing.on_node("Starting", note, action="Start", warning=False)
+        self._around.announcing.act(time.monotonic())
+
+    def _wait_for_source(self) -> bool:
+        """Step until the first round was made; False when the agent is to stop before."""
+        self._around.notifier.status("waiting for the source to say everything")
+        while not self.engine.first_sync_done and not self._stopping:
+            self._around.notifier.starting()
+            self.step(STARTING_S)
+        return not self._stopping
+
+    @property
+    def source(self) -> Source:
+        """Return the source in use; another one after a reload."""
+        return self._hearing.source
+
+    def checks(self) -> Counts:
+        """Return how the health checks of endpoints go; may be called from other threads."""
+        return self._checking.counts
+
+    def heard_at(self) -> Mapping[str, float]:
+        """Return when the source was last heard of, see `Source.heard_at`; may be called from other threads."""
+        return self._hearing.heard_at()
 
     def close(self) -> None:
         """Stop listening; idempotent."""
         self._hearing.close()
+        self._checking.close()
         self._selector.close()
 
     def step(self, longest_s: float | None = None) -> None:
@@ -137,25 +158,33 @@ class Agent:
         deadline = self._hearing.deadline()
         if deadline is not None and deadline <= now:
             self._on_source()
+        deadline = self._checking.deadline()
+        if deadline is not None and deadline <= now:
+            self._on_checks()
         if not self._stopping:
             self._act(time.monotonic())
             self._tending.act(time.monotonic())
+            self._around.serving.act(time.monotonic())
+            self._around.announcing.act(time.monotonic())
 
     def _timeout(self, longest_s: float | None) -> float | None:
         times = [self._hearing.deadline(), self._alive_at, self._act_at(), self._tending.deadline()]
+        times += (self._around.serving.deadline(), self._around.announcing.deadline(), self._checking.deadline())
         due = min((at for at in times if at is not None), default=None)
         wait = None if due is None else max(0.0, due - time.monotonic())
         return wait if longest_s is None else min(longest_s, longest_s if wait is None else wait)
 
     def _act_at(self) -> float | None:
-        """Return when `_act` will have something to do; after a round that failed, not before its retry is due."""
+        """Return when `_act` will have something to do: not before everything was heard, nor a retry is due."""
+        if not self.engine.view.synced:
+            return None
         times = (self._pacing.deadline(), self._repairs.deadline(), self.engine.deadline())
         due = min((at for at in times if at is not None), default=None)
         retry = self._round_backoff.next_due()
         return due if due is None or retry is None else max(due, retry)
 
     def _act(self, now: float) -> None:
-        if not self._round_backoff.due("round", now):
+        if not self.engine.view.synced or not self._round_backoff.due("round", now):
             return
         if self._repairs.due(now):
             touches, self._touches = list(self._touches), {}
@@ -176,6 +205,7 @@ class Agent:
             again = self._round_backoff.failed("round", now) - now
             log.event(logger, logging.ERROR, "round failed, trying again", error=error, again_in_s=round(again, 1))
             self._around.metrics.round_failed(self.engine.facts.families)
+            self._around.announcing.on_node("SyncFailed", f"the kernel could not be written or read: {error}")
             self._pacing.request()
             return
         self._round_backoff.succeeded("round")
@@ -187,6 +217,7 @@ class Agent:
         self._pacing.ended(time.monotonic())
         around, engine = self._around, self.engine
         around.health.written(done.failed_families)
+        around.serving.programmed(engine.localities, engine.facts, done.failed_families)
         if engine.adrift:
             self._repairs.notice()
         log_round(done)
@@ -198,19 +229,23 @@ class Agent:
             around.notifier.status(status_line(engine))
 
     def _request(self) -> None:
-        """Ask for a round, and start the clock of health."""
+        """Ask for a round, and start the clock of health; not before everything is heard: a start is healthy (15.1)."""
         self._pacing.request()
-        self._around.health.queued()
+        if self.engine.view.synced:
+            self._around.health.queued()
         self._around.metrics.queued(self.engine.facts.families)
 
     def _hear(self, news: News) -> None:
         """Take in what a source says."""
+        if news.anew:
+            self._hear_anew(news)
+            return
         self.engine.findings.replace("source", news.findings)
         if not news.events:
             return
         self.engine.fold(news.events)
         self._count(news.events)
-        if self._read_at is None or news.read_at < self._read_at:
+        if self.engine.view.synced and (self._read_at is None or news.read_at < self._read_at):
             self._read_at = news.read_at
         self._request()
 
@@ -236,6 +271,15 @@ class Agent:
             self._repairs.notice()
             self._around.health.queued()
 
+    def _on_checks(self) -> None:
+        """Take in what endpoints answered, like anything else that is heard."""
+        if events := self._checking.act():
+            self.engine.fold(events)
+            self._request()
+
+    def _on_asked(self) -> None:
+        self._around.lock.drain(lambda asker: asking.tell(asker, self._checking.health()))
+
     def _on_addresses(self) -> None:
         if self._around.addresses.poll():
             self._refresh_facts()
@@ -247,11 +291,38 @@ class Agent:
         elif signal.SIGHUP in came:
             self._reload()
 
-    def _reload(self) -> None:
-        """Read source, addresses and kernel again; a source that cannot be read changes nothing."""
-        news = self._hearing.reopen()
-        if news is None:
+    def _watch_settings(self) -> None:
+        settings = self._around.settings
+        if settings is None:
             return
+        settings.follow(self._settle)
+        self.engine.findings.replace("settings", settings.findings)
+        if (descriptor := settings.open()) is not None:
+            self._selector.register(descriptor, selectors.EVENT_READ, settings.poll)
+
+    def _settle(self, config: Config) -> None:
+        """Go by other settings from now on."""
+        sync_period_s, audit_s = config.sync_period_s, self._around.dataplane.audit_every_s
+        self._pacing.space(config.min_sync_period_s)
+        self._round_backoff.bound(min(0.5, sync_period_s), sync_period_s)
+        self.engine.refusals.set_limit(sync_period_s)
+        self._tending.audit_every(audit_s and min(audit_s, sync_period_s))
+        self._around.health.set_sync_period(sync_period_s)
+        if self._around.settings is not None:
+            self.engine.findings.replace("settings", self._around.settings.findings)
+        self._facts_made_of = None
+        self._refresh_facts()
+
+    def _reload(self) -> None:
+        """Read settings, source, addresses and kernel again; a source that cannot be read changes nothing."""
+        if self._around.settings is not None:
+            self._around.settings.reread()
+        news = self._hearing.reopen()
+        if news is not None:
+            self._hear_anew(news)
+
+    def _hear_anew(self, news: News) -> None:
+        """Forget what the source said before, and read addresses and kernel again, too."""
         log.event(logger, logging.INFO, "reload")
         self._around.addresses.reread()
         self._facts_made_of = None
@@ -274,8 +345,7 @@ class Agent:
             return
         self._facts_made_of = (node, host)
         self.engine.set_host(host.every())
-        # Without a Node object there is no cluster that could want this node left (15.1).
-        self._around.health.set_eligible(node is None or node.eligible)
+        self._around.health.set_eligible(node.eligible if node else not self._around.needs_node)
         if facts != self.engine.facts or not self.engine.first_sync_done:
             self.engine.set_facts(facts)
             self._around.health.set_families(facts.families)

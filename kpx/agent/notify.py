@@ -10,6 +10,10 @@ import contextlib
 import os
 import socket
 from collections.abc import Mapping
+from typing import Final
+
+EXTENDED_S: Final = 60
+"""How long systemd waits after each word that start-up goes on, seconds."""
 
 
 class Notifier:
@@ -34,6 +38,10 @@ class Notifier:
         if not microseconds.isdigit() or not int(microseconds) or (pid and pid != str(os.getpid())):
             return None
         return int(microseconds) / 2_000_000
+
+    def starting(self) -> None:
+        """Say that start-up takes longer, and that it is not to be given up for another while (`EXTENDED_S`)."""
+        self._send(f"EXTEND_TIMEOUT_USEC={EXTENDED_S * 1_000_000}")
 
     def ready(self) -> None:
         """Say that start-up is over: the kernel equals the cluster."""

@@ -21,6 +21,10 @@ class Pacing:
         self._requested = False
         self._free_at = float("-inf")
 
+    def space(self, min_period_s: float) -> None:
+        """Let this be the pause between rounds, seconds, from the next one on."""
+        self._min_period_s = min_period_s
+
     def request(self) -> None:
         """Ask for a round; asking again before it happened is one request."""
         self._requested = True

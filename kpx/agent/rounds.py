@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from kpx import log
+from kpx.agent.connections import Sweep
 from kpx.dataplanes.base import Observed
 from kpx.model.addresses import Family
 from kpx.reconcile.plan import Operation, Plan, Verb
@@ -28,7 +29,7 @@ class Round(NamedTuple):
         refused: rows of this round the kernel refused.
         datagrams, written_bytes: what was sent.
         took_s: from waking to the last acknowledgement. lag_s: from reading the input, None when no input caused it.
-        flows, affinity: entries forgotten (section 11, A4).
+        flows, affinity: entries forgotten (section 11, A4). sweeps: the looks at flows that were made for it.
         mended: sentences about the constant part of the data plane.
         failed_families: families of which nothing could be written.
         plan: what was to be written, the refused rows among it.
@@ -46,6 +47,7 @@ class Round(NamedTuple):
     lag_s: float | None = None
     flows: int = 0
     affinity: int = 0
+    sweeps: tuple[Sweep, ...] = ()
     mended: tuple[str, ...] = ()
     failed_families: frozenset[Family] = frozenset()
     plan: Plan = Plan()

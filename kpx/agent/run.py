@@ -4,74 +4,95 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import logging
-from collections.abc import Iterable, Iterator
-
-import msgspec
+from collections.abc import Callable, Iterator
 
 import kpx
 from kpx import log
-from kpx.agent.assemble import KernelAddresses, dataplane_name, node_facts, open_dataplane, open_source
-from kpx.agent.config import Config, parse_listen_address
+from kpx.agent.announcing import Announcing
+from kpx.agent.assemble import KernelAddresses, client_of, dataplane_name, node_facts, open_dataplane, open_source
 from kpx.agent.connections import Flows
 from kpx.agent.engine import Engine
 from kpx.agent.handover import Handover, others_than
 from kpx.agent.health import Health
 from kpx.agent.lock import AgentLock
-from kpx.agent.loop import Agent, Surroundings
+from kpx.agent.loop import Agent, status_line
 from kpx.agent.metrics import Metrics
 from kpx.agent.notify import Notifier
+from kpx.agent.pages import pages
+from kpx.agent.reading import read_source
+from kpx.agent.reload import LiveSettings
 from kpx.agent.rounds import Round, log_round
+from kpx.agent.serving import Serving
 from kpx.agent.signals import Signals
-from kpx.agent.tuning import tune
-from kpx.agent.web import Answer, WebServer
+from kpx.agent.standing import Standing
+from kpx.agent.surroundings import Surroundings
+from kpx.agent.tuning import tune, tune_again, tune_host, tune_process
 from kpx.dataplanes.base import Dataplane
 from kpx.errors import KernelError
 from kpx.host import features, kube_proxy
 from kpx.host.addresses import AddressFeed
 from kpx.kernel.conntrack import ConntrackFlows
 from kpx.kernel.netlink import Netlink
+from kpx.settings.config import Config
+from kpx.settings.layers import Loaded
+from kpx.sources.base import Source
+from kpx.sources.kubernetes.events import EventPoster
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: Config) -> None:
+def run(config: Config, settings: LiveSettings | None = None) -> None:
     """
     Run the agent until it is told to stop; see `Agent.run`.
 
+    Args:
+        settings: where `config` is from, and may change.
+
     Raises:
+        RestartNeeded: settings changed that a running agent cannot change.
         AlreadyRunning: another agent serves this network namespace. KpxError: start failed.
     """
+    settings = settings or LiveSettings(Loaded(config))
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(AgentLock())
         dataplane = stack.enter_context(contextlib.closing(open_dataplane(config)))
         untuned = tune(config, dataplane.name)
         engine, addresses = _engine(config, dataplane, stack)
+        announcing = _announcing(config, engine, lambda: agent.source)
         engine.findings.replace("tuning", untuned)
         health = Health(engine.facts.families, config.sync_period_s)
         metrics = Metrics(dataplane.name)
-        for server in web_servers(config, health, metrics):
-            server.start()
-            stack.callback(server.stop)
+        serving = stack.enter_context(contextlib.closing(Serving(engine.findings, health.is_healthy, announcing.cannot_listen)))
+        serving.start(
+            pages(lambda: settings.config, dataplane.name, health, metrics, lambda: status_line(engine)),
+            config.bind_address_hard_fail,
+        )
         log.event(logger, logging.INFO, "kpx", version=kpx.__version__, dataplane=dataplane.name, node=engine.facts.name)
         around = Surroundings(
-            open_source=lambda: open_source(config),
+            open_source=lambda: open_source(settings.config),
             lock=lock,
             dataplane=dataplane,
             addresses=addresses,
             signals=stack.enter_context(Signals()),
-            facts_of=lambda node, host: node_facts(config, node, host),
+            facts_of=lambda node, host: node_facts(settings.config, node, host),
             health=health,
             metrics=metrics,
             notifier=Notifier(),
             handover=stack.enter_context(contextlib.closing(Handover(dataplane.name, others_than(dataplane_name(config))))),
+            serving=serving,
+            announcing=announcing,
+            needs_node=not config.manifests,
+            settings=stack.enter_context(contextlib.closing(settings)),
         )
         agent = Agent(engine, around, config.min_sync_period_s, config.sync_period_s)
         stack.callback(agent.close)
+        metrics.watch(_standing(agent, health, serving, dataplane))
         with _without_garbage_collection():
             agent.start()
-        _look_for_kube_proxy()
+        engine.findings.replace("tuning", untuned + tune_host(config) + tune_process(config))
+        settings.follow(lambda changed: engine.findings.replace("tuning", tune_again(changed, dataplane.name)))
+        _look_for_kube_proxy(announcing)
         agent.run()
 
 
@@ -84,8 +105,7 @@ def sync(config: Config) -> tuple[Engine, Round]:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(AgentLock())
-        source = stack.enter_context(contextlib.closing(open_source(config)))
-        news = source.start()
+        news = read_source(config)
         dataplane = stack.enter_context(contextlib.closing(open_dataplane(config)))
         untuned = tune(config, dataplane.name)
         engine, addresses = _engine(config, dataplane, stack)
@@ -95,6 +115,7 @@ def sync(config: Config) -> tuple[Engine, Round]:
         engine.fold(news.events)
         engine.set_facts(node_facts(config, engine.own_node, addresses.current))
         done = engine.round("sync", news.read_at)
+        engine.findings.replace("tuning", untuned + tune_host(config))
         log_round(done)
         handover = stack.enter_context(contextlib.closing(Handover(dataplane.name, others_than(dataplane_name(config)))))
         handover.begin()
@@ -113,7 +134,17 @@ def _engine(config: Config, dataplane: Dataplane, stack: contextlib.ExitStack) -
     return engine, addresses
 
 
-def _look_for_kube_proxy() -> None:
+def _announcing(config: Config, engine: Engine, source: Callable[[], Source]) -> Announcing:
+    """Return what tells of trouble on the objects concerned, listening already; where there is no API server, it keeps quiet."""
+    name = engine.facts.name
+    if config.manifests:
+        return Announcing(None, name, engine.findings)
+    announcing = Announcing(EventPoster(lambda: client_of(source()), name), name, engine.findings)
+    engine.findings.witness = engine.refusals.witness = announcing
+    return announcing
+
+
+def _look_for_kube_proxy(announcing: Announcing) -> None:
     """Warn of a kube-proxy beside us, and of what one left behind; neither stops us, since they may serve other Services."""
     try:
         found = features.kube_proxy(kube_proxy.running(), kube_proxy.find().counted())
@@ -122,26 +153,22 @@ def _look_for_kube_proxy() -> None:
         return
     if not found.ok:
         log.event(logger, logging.WARNING, "kube-proxy", found=found.found, remedy=found.remedy)
+        announcing.on_node("KubeProxyFound", f"{found.found}; {found.remedy}")
 
 
-def web_servers(config: Config, health: Health, metrics: Metrics) -> Iterable[WebServer]:
-    """Return the HTTP servers the settings ask for, not started (15.1, 15.2)."""
-    name = dataplane_name(config, kernel=False)
-    settings = json.dumps({"kpx": msgspec.to_builtins(config)}, indent=2) + "\n"
-    probes = {
-        "/healthz": metrics.counted("healthz", health.healthz),
-        "/livez": metrics.counted("livez", health.livez),
-    }
-    pages = {
-        "/metrics": metrics.page,
-        "/healthz": lambda: Answer("ok"),
-        "/proxyMode": lambda: Answer(name),
-        "/configz": lambda: Answer(settings, content_type="application/json"),
-    }
-    wanted = (("healthz", config.healthz_bind_address, probes), ("metrics", config.metrics_bind_address, pages))
-    for which, address, routes in wanted:
-        if address:
-            yield WebServer(which, parse_listen_address(f"--{which}-bind-address", address), routes)
+def _standing(agent: Agent, health: Health, serving: Serving, dataplane: Dataplane) -> Standing:
+    """Return whom a scrape asks how things are."""
+    engine = agent.engine
+    return Standing(
+        families=health.families,
+        eligible=lambda: health.eligible,
+        findings=lambda: engine.findings.counts,
+        draining=dataplane.draining_count,
+        lacking=lambda: engine.localities.lacking,
+        heard_at=agent.heard_at,
+        listening=lambda: (len(serving.listening), len(serving.listening.failing)),
+        checks=agent.checks,
+    )
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Iterable
 from typing import Final, NamedTuple
+from typing import Protocol as Interface
 
 from kpx import log
 from kpx.model.findings import Finding, Severity
@@ -26,10 +27,32 @@ NAMED_SERVICES: Final = 20
 """How many Services are named when many begin to fail in one round, as all do when a family fails as a whole."""
 
 
+class Witness(Interface):
+    """Who is told what begins to be wrong and what no longer is, beside the log."""
+
+    def begun(self, owner: Hashable, finding: Finding) -> None:
+        """Take note of a finding that is new."""
+
+    def ended(self, owner: Hashable, finding: Finding) -> None:
+        """Take note of a finding that is no longer in force."""
+
+    def refused(self, service: ObjectName | None, reason: str, command: str) -> None:
+        """Take note that the kernel refuses rows of a Service, of several together if None; `command` is one of them."""
+
+
 class Findings:
-    """Findings in force, by whoever has them; logs what appears and what goes."""
+    """
+    Findings in force, by whoever has them; logs what appears and what goes.
+
+    Attributes:
+        counts: how many there are, by severity; may be read from other threads.
+        witness: who else is told.
+    """
+
+    witness: Witness | None = None
 
     def __init__(self) -> None:
+        self.counts: dict[Severity, int] = dict.fromkeys(Severity, 0)
         self._held: dict[Hashable, tuple[Finding, ...]] = {}
 
     def replace(self, owner: Hashable, findings: tuple[Finding, ...]) -> None:
@@ -41,13 +64,21 @@ class Findings:
         for finding in findings:
             if finding not in old:
                 log.event(logger, logging.ERROR if finding.severity is Severity.ERROR else logging.WARNING, str(finding))
+                if self.witness:
+                    self.witness.begun(owner, finding)
         for finding in before:
             if finding not in new:
                 log.event(logger, logging.INFO, f"no longer: {finding}")
+                if self.witness:
+                    self.witness.ended(owner, finding)
         if findings:
             self._held[owner] = findings
         else:
             del self._held[owner]
+        for finding in findings:
+            self.counts[finding.severity] += 1
+        for finding in before:
+            self.counts[finding.severity] -= 1
 
     def every(self) -> list[Finding]:
         """Return all findings in force."""
@@ -70,7 +101,12 @@ class Refusals:
     Args:
         owner_of: tells whose row it is. command_of: what a person would type for it; asked only for rows that are logged.
         limit_s: longest wait between attempts, seconds.
+
+    Attributes:
+        witness: who else is told.
     """
+
+    witness: Witness | None = None
 
     def __init__(
         self,
@@ -80,8 +116,13 @@ class Refusals:
     ) -> None:
         self._owner_of = owner_of
         self._command_of = command_of
-        self._backoff: Backoff[Row] = Backoff(min(1.0, limit_s), limit_s)
+        self._backoff: Backoff[Row] = Backoff()
+        self.set_limit(limit_s)
         self._rows: dict[Row, Refused] = {}
+
+    def set_limit(self, limit_s: float) -> None:
+        """Let this be the longest wait between attempts, seconds, from the next failure on."""
+        self._backoff.bound(min(1.0, limit_s), limit_s)
 
     def due(self, plan: Plan, now: float) -> Plan:
         """Return the plan without what was refused just so and is not due again."""
@@ -118,15 +159,18 @@ class Refusals:
     def _log_begun(self, begun: list[Refused]) -> None:
         services = _by_service(begun)
         for service, rows in list(services.items())[:NAMED_SERVICES]:
+            reason, command = rows[0].reason, self._command_of(rows[0].operation)
             log.event(
                 logger,
                 logging.ERROR,
                 "the kernel refuses rows",
                 service=service or "(shared)",
                 rows=len(rows),
-                reason=rows[0].reason,
-                row=self._command_of(rows[0].operation),
+                reason=reason,
+                row=command,
             )
+            if self.witness:
+                self.witness.refused(service, reason, command)
         if len(services) > NAMED_SERVICES:
             log.event(logger, logging.ERROR, "the kernel refuses rows of more Services", services=len(services) - NAMED_SERVICES)
 

@@ -48,6 +48,12 @@ class Tending:
         if self._audit_every_s is not None:
             self._audit_at = time.monotonic() + self._audit_every_s
 
+    def audit_every(self, seconds: float | None) -> None:
+        """Let this be the time between audits, None for none; once begun, the next one is that far from now."""
+        self._audit_every_s = seconds
+        if self._audit_at is not None:
+            self._audit_at = None if seconds is None else time.monotonic() + seconds
+
     def deadline(self) -> float | None:
         """Return when `act` has something to do, monotonic seconds."""
         times = (self._drain_at(), self._audit_at, self._handover.deadline())

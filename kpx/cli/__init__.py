@@ -20,6 +20,7 @@ VERBS = {
     "explain": "Tell what would happen to a packet, step by step, and why.",
     "diff": "Show what differs between the manifests and the kernel.",
     "check": "Tell whether this host can run kpx, and what to do if not.",
+    "migrate": "Tell what the configuration of kube-proxy becomes, and what will differ.",
     "cleanup": "Remove everything kpx owns in the kernel, and nothing else.",
     "completion": "Print the shell completion script.",
 }

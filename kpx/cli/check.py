@@ -5,12 +5,14 @@ from __future__ import annotations
 import click
 
 from kpx.agent import check as host
-from kpx.agent.config import Config
+from kpx.agent.assemble import has_source
 from kpx.cli.inputs import problems, read_wanted
 from kpx.cli.options import ALL, config_options
 from kpx.cli.output import Json, emit, output_option, table, waiting
+from kpx.errors import SourceError
 from kpx.host.features import Check
 from kpx.model.findings import Finding
+from kpx.settings.config import Config
 
 UNABLE = 1
 """Exit code when something prevents kpx from running here."""
@@ -26,16 +28,30 @@ def check(ctx: click.Context, config: Config, output: str | None) -> None:
     """
     Tell whether this host can run kpx, and what to do if not.
 
-    Looks at permissions, kernel features, sysctls and other agents, and changes nothing. With --manifests it also reads
-    them and says what is wrong in them. Exit code 0 when kpx can run, 1 when something prevents it; what is only worth
-    a look, and mistakes in manifests, prevent nothing.
+    Looks at permissions, kernel features, sysctls and other agents, and changes nothing. With --manifests or --kubeconfig
+    it also reads the objects there and says what is wrong in them. Exit code 0 when kpx can run, 1 when something prevents
+    it; what is only worth a look, and mistakes in objects, prevent nothing.
     """
     with waiting("checking"):
         found = list(host.checks(config))
-    findings = problems(read_wanted(config, quiet=True)) if config.manifests else []
+    findings: list[Finding] = []
+    if config.manifests:
+        findings = problems(read_wanted(config, quiet=True))
+    elif has_source(config):
+        answer, findings = _api_server(config)
+        found.append(answer)
     able = not any(answer.ok is False for answer in found)
     emit(output, _json(able, found, findings), lambda: _text(able, found, findings))
     ctx.exit(0 if able else UNABLE)
+
+
+def _api_server(config: Config) -> tuple[Check, list[Finding]]:
+    """Read the objects of the cluster once; return whether that works, and what is wrong in them."""
+    try:
+        wanted = read_wanted(config, quiet=True)
+    except SourceError as error:
+        return Check("API server", False, str(error), "see the message; and docs/kubernetes.md"), []
+    return Check("API server", True, f"tells of {len(wanted.services)} Services"), problems(wanted)
 
 
 def _text(able: bool, found: list[Check], findings: list[Finding]) -> str:

@@ -8,13 +8,13 @@ import click
 
 from kpx import api
 from kpx.agent import assemble
-from kpx.agent.config import Config
 from kpx.cli.inputs import permission
 from kpx.cli.options import DATAPLANE, config_options
 from kpx.cli.output import note, waiting
 from kpx.errors import KernelError
 from kpx.host import kube_proxy_removal
 from kpx.host.kube_proxy import find
+from kpx.settings.config import Config
 
 
 @click.command(short_help="Remove everything kpx owns in the kernel, and nothing else.")

@@ -6,7 +6,6 @@ import click
 
 from kpx import api
 from kpx.agent.assemble import as_in_place
-from kpx.agent.config import Config
 from kpx.cli.differences import operation_json, operation_lines, sentences
 from kpx.cli.inputs import Wanted, kernel, meet, read_wanted
 from kpx.cli.options import READING, config_options
@@ -14,6 +13,7 @@ from kpx.cli.output import bold, emit, note, output_option, waiting
 from kpx.dataplanes.base import Dataplane, Observed
 from kpx.reconcile.plan import Plan
 from kpx.reconcile.rows import Rows
+from kpx.settings.config import Config
 
 DIFFERENT = 1
 """Exit code when there are differences, as diff(1) has it."""

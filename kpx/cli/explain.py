@@ -5,11 +5,10 @@ from __future__ import annotations
 import click
 
 from kpx import api
-from kpx.agent.assemble import as_in_place
-from kpx.agent.config import Config
+from kpx.agent.assemble import as_in_place, has_source
 from kpx.cli.destination import address_value, packet_value
 from kpx.cli.differences import frontend_sentences, row_sentences
-from kpx.cli.inputs import Wanted, kernel, meet, read_wanted
+from kpx.cli.inputs import Wanted, kernel, meet, read_if_any, read_wanted
 from kpx.cli.kernel_story import Held, affinity_steps, catching, client_entry, kernel_steps, kernel_verdict
 from kpx.cli.listing import affinity_json, frontend_json
 from kpx.cli.options import READING, config_options
@@ -19,6 +18,7 @@ from kpx.errors import CapabilityError, ConfigError
 from kpx.model.addresses import Address, format_address
 from kpx.model.facts import NodeFacts
 from kpx.policy.story import Packet, Story
+from kpx.settings.config import Config
 
 
 @click.command(short_help="Tell what would happen to a packet, step by step, and why.")
@@ -34,14 +34,14 @@ def explain(config: Config, packet: Packet, source: Address | None, offline: boo
     Tell what would happen to a packet, step by step, and why.
 
     VIP:PORT[/PROTO] is what a client addresses, for example 10.96.0.10:53/udp or [fd00::1]:80; PROTO is tcp (default),
-    udp or sctp. With --manifests the story is told from them and compared with the kernel; without them it is told from
-    the kernel's rows alone.
+    udp or sctp. With --manifests or --kubeconfig the story is told from the objects there and compared with the kernel;
+    without them it is told from the kernel's rows alone.
     """
     packet = packet._replace(source=source)
-    if offline and not config.manifests:
-        raise ConfigError("--offline needs --manifests DIRECTORY: there is nothing else to tell from")
+    if offline and not has_source(config):
+        raise ConfigError("--offline needs --manifests DIRECTORY or --kubeconfig FILE: there is nothing else to tell from")
     config = config if offline else as_in_place(config)
-    wanted = read_wanted(config) if config.manifests else None
+    wanted = read_wanted(config) if offline else read_if_any(config)
     facts = wanted.facts if wanted else api.node_facts_of(config)
     addresses = api.host_addresses().every()
     story = api.explain(packet, wanted.manifests.view, facts, wanted.programs, addresses) if wanted else None
@@ -113,7 +113,7 @@ def _text(packet: Packet, story: Story | None, held: Held | None, why_not: str) 
     lines.append(f"Verdict: {story.verdict if story else kernel_verdict(held)}")
     if story is not None and story.endpoints:
         rows = [
-            (str(e.backend), "in" if e.chosen else "out", e.reason.value, "this node" if e.local else "elsewhere", e.slice_name)
+            (str(e.backend), "in" if e.chosen else "out", e.why, "this node" if e.local else "elsewhere", e.slice_name)
             for e in story.endpoints
         ]
         lines += ["", table(("ENDPOINT", "POOL", "WHY", "WHERE", "SLICE"), rows)]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import click
 
-from kpx.agent.assemble import as_in_place
-from kpx.agent.config import Config
-from kpx.cli.inputs import Wanted, kernel, read_wanted
+from kpx.agent import asking
+from kpx.agent.assemble import NO_SOURCE, as_in_place
+from kpx.cli.failing import failing_here, failing_somewhere
+from kpx.cli.inputs import Wanted, kernel, read_if_any
 from kpx.cli.listing import Filter, Shown, show_affinity, show_endpoints, show_frontends, show_rows, show_services
 from kpx.cli.options import READING, config_options
 from kpx.cli.output import emit, output_option, waiting
 from kpx.dataplanes.base import Dataplane
 from kpx.errors import ConfigError
+from kpx.settings.config import Config
 
 WHAT = ("services", "frontends", "endpoints", "affinity", "rows")
 
@@ -28,12 +30,12 @@ def get(config: Config, what: str, names: tuple[str, ...], namespace: str, outpu
 
     WHAT is services, frontends, endpoints, affinity or rows (the commands one could type). A NAME is a Service
     (namespace/name, or the name alone) or part of a frontend such as 10.96.0.10:53. The kernel does not know Services:
-    give --manifests to see their names.
+    give --manifests or --kubeconfig to see their names.
     """
     config = as_in_place(config)
-    wanted = read_wanted(config) if config.manifests else None
+    wanted = read_if_any(config)
     if wanted is None and (what == "services" or namespace):
-        raise ConfigError("the kernel does not know the names of Services: give --manifests DIRECTORY, or set KPX_MANIFESTS")
+        raise ConfigError(f"the kernel does not know the names of Services, and {NO_SOURCE}")
     with kernel(config, "reading") as dataplane, waiting("reading the kernel"):
         shown = _shown(dataplane, what, wanted, Filter(names, namespace))
     if what == "rows" and output is None:
@@ -54,5 +56,6 @@ def _shown(dataplane: Dataplane, what: str, wanted: Wanted | None, chosen: Filte
     if what == "services" and wanted:
         return show_services(frontends, wanted.services, wanted.programs, chosen)
     if what == "endpoints":
-        return show_endpoints(frontends, dataplane.draining(), owners, chosen)
+        failing = failing_here(wanted.programs) if wanted else failing_somewhere(asking.ask() or ())
+        return show_endpoints(frontends, dataplane.draining(), owners, chosen, failing)
     return show_frontends(frontends, owners, chosen)

@@ -9,16 +9,21 @@ from typing import NamedTuple
 import msgspec
 
 from kpx import api
-from kpx.agent.config import Config
+from kpx.agent import asking
+from kpx.agent.assemble import NO_SOURCE, has_source
+from kpx.agent.reading import read_source
 from kpx.cli.output import note, waiting
+from kpx.cluster.events import Upsert
+from kpx.cluster.view import ClusterView
 from kpx.dataplanes.base import Dataplane
-from kpx.errors import CapabilityError, ConfigError, PermissionDenied
+from kpx.errors import CapabilityError, ConfigError, PermissionDenied, SourceError
 from kpx.model.facts import NodeFacts
 from kpx.model.findings import Finding
 from kpx.model.names import ObjectName, PortName
 from kpx.model.service import Service
 from kpx.policy.desired import Frontend, ServiceProgram
 from kpx.reconcile.rows import Rows
+from kpx.settings.config import Config
 
 
 class Wanted(NamedTuple):
@@ -49,29 +54,68 @@ def owners_of(programs: Mapping[ObjectName, ServiceProgram]) -> dict[Frontend, P
     return {held.frontend: port.name for port, held in pairs}
 
 
-def need_manifests(config: Config) -> None:
-    """Raise ConfigError when no directory of manifests was given."""
-    if not config.manifests:
-        raise ConfigError("no manifests given: use --manifests DIRECTORY, or set KPX_MANIFESTS")
+def need_source(config: Config) -> None:
+    """Raise ConfigError when nothing says where Services come from."""
+    if not has_source(config):
+        raise ConfigError(NO_SOURCE)
+
+
+def names_source(config: Config) -> bool:
+    """Tell whether somebody asked for a source; in a pod there is one without."""
+    return bool(config.manifests or config.kubeconfig or config.master)
+
+
+def read_if_any(config: Config) -> Wanted | None:
+    """
+    Read the source if there is one, for verbs that have something to tell without.
+
+    Raises:
+        SourceError: it cannot be read, and was asked for; the cluster of a pod that cannot be read is a word on stderr.
+    """
+    if names_source(config):
+        return read_wanted(config)
+    if not has_source(config):
+        return None
+    try:
+        return read_wanted(config)
+    except SourceError as error:
+        note(f"warning: {error}; told from the kernel alone")
+        return None
 
 
 def read_wanted(config: Config, quiet: bool = False) -> Wanted:
     """
-    Read the manifests and compile them for this node; what is wrong in them is said on stderr (unless `quiet`) and stops nothing.
+    Read the source and compile it for this node; what is wrong in it is said on stderr (unless `quiet`) and stops nothing.
 
     Raises:
-        ConfigError: no directory was given.
+        ConfigError: nothing says where Services come from.
         SourceError: it cannot be read.
     """
-    need_manifests(config)
-    with waiting(f"reading {config.manifests}"):
-        manifests = api.read_manifests(config.manifests)
+    need_source(config)
+    with waiting(f"reading {config.manifests or config.master or config.kubeconfig or 'the API server'}"):
+        news = read_source(config)
+        manifests = api.Manifests(ClusterView(), news.findings)
+        for event in news.events:
+            manifests.view.fold(event)
+        is_known = _hear_checks(manifests.view)
         facts = api.node_facts_of(config, manifests.view)
         programs = api.compile(manifests.view, facts)
     wanted = Wanted(manifests, facts, programs)
     for finding in () if quiet else problems(wanted):
         note(f"warning: {finding}")
+    if not is_known and not quiet:
+        note("note: no running agent tells which endpoints fail their health check; all are taken to pass")
     return wanted
+
+
+def _hear_checks(view: ClusterView) -> bool:
+    """Let the running agent say what it found out about endpoints; False when that matters and nobody says it."""
+    if not any(service.health_check for service in view.services.values()):
+        return True
+    told = asking.ask()
+    for health in told or ():
+        view.fold(Upsert(health))
+    return told is not None
 
 
 def meet(wanted: Wanted, dataplane: Dataplane) -> Wanted:

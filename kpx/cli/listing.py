@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from kpx.cli.failing import FailingEndpoint
 from kpx.cli.output import Json, table
 from kpx.dataplanes.base import AffinityEntry, Dataplane, Draining, KernelFrontend, Observed
 from kpx.model.addresses import format_address
@@ -111,18 +112,31 @@ def show_frontends(frontends: Iterable[KernelFrontend], owners: Owners, chosen: 
     return Shown(data, headers, rows, (*headers, "MASQUERADE", "AFFINITY", "ADDRESSES"), wide)
 
 
-def show_endpoints(frontends: Iterable[KernelFrontend], drains: Iterable[Draining], owners: Owners, chosen: Filter) -> Shown:
-    """Show one line for each endpoint of each frontend, with its slot; then those that drain, and for how long."""
+def show_endpoints(
+    frontends: Iterable[KernelFrontend],
+    drains: Iterable[Draining],
+    owners: Owners,
+    chosen: Filter,
+    failing: Iterable[FailingEndpoint] = (),
+) -> Shown:
+    """Show a line for each endpoint of each frontend, with its slot; then those that fail their check; then those that drain."""
     data, rows = [], []
+    known = {(each.frontend, each.backend): each for each in failing}
     for f in frontends:
         owner = owners.get(f.frontend)
         if not chosen.passes(f.frontend, owner.service if owner else None):
             continue
         for slot, backend in enumerate(f.backends):
             where = {"address": format_address(backend.address), "port": backend.port}
-            placed = {"slot": slot, "frontend": str(f.frontend), "state": "serving", **owner_json(owner)}
-            data.append({"endpoint": str(backend), **where, **placed})
-            rows.append((str(backend), str(f.frontend), str(slot), "serving", str(owner or "")))
+            failed = known.pop((f.frontend, backend), None)
+            placed = {"slot": slot, "frontend": str(f.frontend), "state": "serving", "why": failed.why if failed else None}
+            data.append({"endpoint": str(backend), **where, **placed, **owner_json(owner)})
+            state = f"serving, but failing: {failed.why}" if failed else "serving"
+            rows.append((str(backend), str(f.frontend), str(slot), state, str(owner or "")))
+    for out in known.values():
+        if chosen.passes(out.frontend, out.service):
+            data.append(failing_json(out))
+            rows.append((str(out.backend), str(out.frontend or ""), "", f"failing: {out.why}", str(out.port or out.service)))
     for drain in drains:
         owner = _owner(owners, drain.frontend)
         if chosen.passes(drain.frontend, owner.service if owner else None):
@@ -131,6 +145,21 @@ def show_endpoints(frontends: Iterable[KernelFrontend], drains: Iterable[Drainin
             state = f"draining for {drain.for_s:.0f}s, {connections}"
             rows.append((str(drain.backend), str(drain.frontend), "", state, str(owner or "")))
     return Shown(data, ("ENDPOINT", "FRONTEND", "SLOT", "STATE", "SERVICE"), rows)
+
+
+def failing_json(failed: FailingEndpoint) -> dict[str, Json]:
+    """Return an endpoint that fails its check with the keys docs/cli.md promises; it has no slot."""
+    return {
+        "endpoint": str(failed.backend),
+        "address": format_address(failed.backend.address),
+        "port": failed.backend.port,
+        "slot": None,
+        "frontend": str(failed.frontend) if failed.frontend else None,
+        "state": "failing",
+        "why": failed.why,
+        "service": str(failed.service),
+        "portName": failed.port.port if failed.port else None,
+    }
 
 
 def draining_json(drain: Draining) -> dict[str, Json]:

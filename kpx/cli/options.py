@@ -1,8 +1,8 @@
 """
-Options are made from `kpx.agent.config.SETTINGS`: one table, so a setting cannot be missing here or mean something else.
+Options are made from `kpx.settings.config.SETTINGS`: one table, so a setting cannot be missing here or mean something else.
 
-An option beats its variable `KPX_<NAME>`, which beats the default. A variable that is set and empty is a value too, since
-`KPX_METRICS_BIND_ADDRESS=` means nowhere.
+An option beats its variable `KPX_<NAME>`, which beats the file of --config, which beats the default. A variable that is set and
+empty is a value too, since `KPX_METRICS_BIND_ADDRESS=` means nowhere.
 """
 
 from __future__ import annotations
@@ -14,15 +14,27 @@ from typing import Any, Final
 
 import click
 
-from kpx.agent.config import SETTINGS, Config, Setting, make_config
+from kpx.cli.output import note
+from kpx.settings.config import SETTINGS, Setting
+from kpx.settings.layers import Layers
 
 Command = Callable[..., Any]
+
+CONFIG_VARIABLE: Final = "KPX_CONFIG"
+
+_config_file = click.option(
+    "--config", "config_file", metavar="FILE", default=None,
+    help="Read settings from this file, a KubeProxyConfiguration as it is or a KpxConfiguration; options and variables beat it. "
+    f"[default: none; env: {CONFIG_VARIABLE}]",
+)  # fmt: skip
 
 WRITING_ONLY: Final = frozenset(
     (
         "ipvs_strict_arp", "ipvs_run_estimation", "ipvs_tcp_timeout_s", "ipvs_tcpfin_timeout_s", "ipvs_udp_timeout_s",
-        "drain_timeout_s", "drain_grace_s", "healthz_bind_address", "metrics_bind_address", "min_sync_period_s",
-        "sync_period_s", "log_format", "verbosity",
+        "drain_timeout_s", "drain_grace_s", "healthz_bind_address", "metrics_bind_address", "bind_address_hard_fail",
+        "conntrack_max_per_core", "conntrack_min", "conntrack_tcp_timeout_established_s", "conntrack_tcp_timeout_close_wait_s",
+        "conntrack_tcp_be_liberal", "conntrack_udp_timeout_s", "conntrack_udp_timeout_stream_s", "oom_score_adj",
+        "min_sync_period_s", "sync_period_s", "log_format", "verbosity",
     )
 )  # fmt: skip
 """Fields that mean something only to a process that stays or sets the host up, and change no row."""
@@ -36,34 +48,48 @@ DATAPLANE: Final = tuple(setting for setting in SETTINGS if setting.field == "pr
 
 def config_options(settings: Iterable[Setting] = READING) -> Callable[[Command], Command]:
     """Give a command the options of these settings; it gets one argument `config` instead of one a setting."""
-    chosen = tuple(settings)
 
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
-        def command(**given: Any) -> Any:
-            values = {setting.field: given.pop(setting.field) for setting in chosen}
-            return function(config=config_of(values, chosen), **given)
+        def command(layers: Layers, **given: Any) -> Any:
+            loaded = layers.load()
+            for finding in loaded.findings:
+                note(f"warning: {finding}")
+            return function(config=loaded.config, **given)
 
-        decorated: Command = command
-        for setting in reversed(chosen):
-            decorated = _option(setting)(decorated)
-        return decorated
+        return layers_options(settings)(command)
 
     return decorate
 
 
-def config_of(given: Mapping[str, object], settings: Iterable[Setting], environ: Mapping[str, str] = os.environ) -> Config:
-    """
-    Make the `Config` of what the command line gave, by field, and of the environment for what it did not give.
+def layers_options(settings: Iterable[Setting]) -> Callable[[Command], Command]:
+    """Give a command the options of these settings; it gets one argument `layers`, to load once it may complain."""
+    chosen = tuple(settings)
 
-    Raises:
-        ConfigError: see `make_config`.
-    """
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(config_file: str | None, **given: Any) -> Any:
+            values = {setting.field: given.pop(setting.field) for setting in chosen}
+            path = os.environ.get(CONFIG_VARIABLE, "") if config_file is None else config_file
+            return function(layers=Layers(given_by(values, chosen), path), **given)
+
+        decorated: Command = command
+        for setting in reversed(chosen):
+            decorated = _option(setting)(decorated)
+        return _config_file(decorated)
+
+    return decorate
+
+
+def given_by(
+    given: Mapping[str, object], settings: Iterable[Setting], environ: Mapping[str, str] = os.environ
+) -> dict[str, object]:
+    """Return what the command line gave, by field, and for what it did not give what the environment says."""
     values = dict(given)
     for setting in settings:
         if values.get(setting.field) in (None, ()):
             values[setting.field] = environ.get(setting.variable)
-    return make_config(values)
+    return values
 
 
 def _option(setting: Setting) -> Callable[[Command], Command]:

@@ -7,16 +7,16 @@ import click
 from kpx import log
 from kpx.agent import run as agent
 from kpx.agent.assemble import open_dataplane
-from kpx.agent.config import Config
 from kpx.agent.engine import Engine
 from kpx.agent.rounds import Round
 from kpx.agent.status import Refused
 from kpx.cli.differences import operation_json, operation_lines
-from kpx.cli.inputs import need_manifests, owners_of, permission
+from kpx.cli.inputs import need_source, owners_of, permission
 from kpx.cli.options import ALL, config_options
 from kpx.cli.output import Json, emit, output_option, waiting
 from kpx.dataplanes.base import Dataplane
 from kpx.reconcile.plan import Operation
+from kpx.settings.config import Config
 
 REFUSED = 1
 """Exit code when the kernel refused rows, so that it does not equal the manifests."""
@@ -36,7 +36,7 @@ def sync(ctx: click.Context, config: Config, output: str | None) -> None:
     One pass of "kpx run" with the same options. Exit code 0 when the kernel now equals the manifests, 1 when it refused
     rows, which are then named. Refuses while an agent runs in this network namespace (exit code 3).
     """
-    need_manifests(config)
+    need_source(config)
     log.setup(config.log_format, config.verbosity)
     with permission("writing"), waiting("syncing"):
         engine, done = agent.sync(config)

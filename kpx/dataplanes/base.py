@@ -150,6 +150,9 @@ class Dataplane(Protocol):
     def draining(self) -> list[Draining]:
         """Return the endpoints that drain, sorted; none where connections live on by themselves."""
 
+    def draining_count(self) -> int:
+        """Return how many endpoints are known to drain, without asking the kernel; may be called from other threads."""
+
     def deadline(self) -> float | None:
         """Return when `tend` wants to be called, monotonic seconds; None when there is nothing to tend."""
 

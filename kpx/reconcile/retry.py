@@ -28,12 +28,16 @@ class Backoff(Generic[K]):
     """
 
     def __init__(self, first_s: float = 1.0, limit_s: float = 60.0) -> None:
+        self.bound(first_s, limit_s)
+        self._failures: dict[K, int] = {}
+        self._due: dict[K, float] = {}
+
+    def bound(self, first_s: float, limit_s: float) -> None:
+        """Let these be the bounds from the next failure on; raises as the class does."""
         if not 0 < first_s <= limit_s:
             raise ValueError(f"backoff needs 0 < first_s <= limit_s, not {first_s} and {limit_s}")
         self._first_s = first_s
         self._limit_s = limit_s
-        self._failures: dict[K, int] = {}
-        self._due: dict[K, float] = {}
 
     def failed(self, key: K, now: float, jitter: float = 0.0) -> float:
         """

@@ -52,6 +52,7 @@ class Agent:
 
     Attributes:
         mode: the data plane, for `--proxy-mode`.
+        source: the options that say where objects come from.
         run_options: options of `kpx run` that other verbs do not take.
     """
 
@@ -62,6 +63,7 @@ class Agent:
         self.log = directory / "agent.log"
         self.options = tuple(options)
         self.mode = dataplane.CHOSEN
+        self.source: tuple[str, ...] = ("--manifests", str(self.manifests))
         self.run_options: tuple[str, ...] = ()
         self._versions = tuple(versions)
         self._numbers = itertools.count(1)
@@ -77,7 +79,7 @@ class Agent:
 
     def command(self, verb: str, *arguments: str) -> list[str]:
         """The command line of a verb with this agent's manifests and options."""
-        options = ("--manifests", str(self.manifests), "--proxy-mode", self.mode, *self.options)
+        options = (*self.source, "--proxy-mode", self.mode, *self.options)
         return [*launch.KPX, verb, *options, *arguments]
 
     def kpx(self, verb: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -160,6 +162,17 @@ class Agent:
         process.send_signal(number)
         try:
             return process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+    def ended(self, timeout_s: float) -> int:
+        """Wait until the agent ends by itself and return its exit code."""
+        assert self._process is not None, "the agent does not run"
+        process, self._process = self._process, None
+        try:
+            return process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

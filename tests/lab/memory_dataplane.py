@@ -151,6 +151,9 @@ class MemoryDataplane:
     def draining(self) -> list[Draining]:
         return sorted(self.drains)
 
+    def draining_count(self) -> int:
+        return len(self.drains)
+
     def deadline(self) -> float | None:
         return 0.0 if self.drains else None
 

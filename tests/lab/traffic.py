@@ -97,7 +97,12 @@ class Responder:
         connection, peer = server.accept()
         connection.setblocking(False)
         greeting = answer(name, peer[0], peer[1])
-        connection.send(greeting)
+        try:
+            connection.send(greeting)
+        except OSError:
+            # Whoever only wanted to know whether somebody listens has gone already.
+            connection.close()
+            return
         self._watch(connection, lambda: self._answer_line(connection, greeting))
 
     def _answer_line(self, connection: socket.socket, greeting: bytes) -> None:

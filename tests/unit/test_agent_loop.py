@@ -14,16 +14,21 @@ from contextlib import ExitStack, closing
 
 import pytest
 from agent_builders import REFUSED_ERRNO, MemoryFlows, backends_of, eps, front, svc
+from msgspec.structs import replace
 from policy_builders import FACTS, addresses
 
+from kpx.agent.announcing import Announcing
 from kpx.agent.engine import Engine
 from kpx.agent.handover import Handover
 from kpx.agent.health import Health
 from kpx.agent.lock import AgentLock, holder
-from kpx.agent.loop import Agent, Surroundings
+from kpx.agent.loop import Agent
 from kpx.agent.metrics import Metrics
 from kpx.agent.notify import Notifier
+from kpx.agent.reload import LiveSettings
+from kpx.agent.serving import Serving
 from kpx.agent.signals import Signals
+from kpx.agent.surroundings import Surroundings
 from kpx.cluster.events import Event, Upsert
 from kpx.errors import KernelError, SourceError
 from kpx.host.addresses import AddressFeed
@@ -32,6 +37,7 @@ from kpx.model.addresses import Family
 from kpx.model.findings import Finding
 from kpx.model.names import ObjectName
 from kpx.model.node import Node
+from tests.lab.memory_announcer import MemoryAnnouncer
 from tests.lab.memory_dataplane import NODE_PORTS, MemoryDataplane
 from tests.lab.memory_source import MemoryHost, MemorySource
 
@@ -40,11 +46,24 @@ SETTINGS = NodeSettings(name="n1", detector=FACTS.local_detector, families=(Fami
 EVENTS: tuple[Event, ...] = (svc("shop/a", "10.96.0.1"), eps("shop/a", "10.244.2.1"))
 
 
+def node_settings(settings: LiveSettings | None) -> NodeSettings:
+    """Return what is known of the node, which of the settings are only those tests change."""
+    return replace(SETTINGS, masquerade_all=settings.config.masquerade_all) if settings else SETTINGS
+
+
 class World:
     """An agent and everything around it, in memory but for signals, the lock and the notify socket."""
 
-    def __init__(self, stack: ExitStack, watchdog_usec: int = 0, sync_period_s: float = 30.0) -> None:
-        self.source = MemorySource(*EVENTS)
+    def __init__(
+        self,
+        stack: ExitStack,
+        watchdog_usec: int = 0,
+        sync_period_s: float = 30.0,
+        needs_node: bool = False,
+        source: MemorySource | None = None,
+        settings: LiveSettings | None = None,
+    ) -> None:
+        self.source = source or MemorySource(*EVENTS)
         self.next_sources: list[MemorySource] = []
         self.dataplane, self.former = MemoryDataplane(), MemoryDataplane()
         self.host = MemoryHost(("eth0", "192.0.2.1", 24))
@@ -59,17 +78,24 @@ class World:
         stack.callback(self.dataplane.close)
         feed = stack.enter_context(closing(AddressFeed(self.host)))
         self.engine = Engine(self.dataplane, node_facts(SETTINGS, None, feed.current), self.flows, sync_period_s)
+        self.serving = stack.enter_context(closing(Serving(self.engine.findings, self.health.is_healthy)))
+        self.serving.start({})
+        self.announcer = MemoryAnnouncer()
         around = Surroundings(
             open_source=self._open,
             lock=stack.enter_context(AgentLock(self.lock_name)),
             dataplane=self.dataplane,
             addresses=feed,
             signals=stack.enter_context(Signals()),
-            facts_of=lambda node, host: node_facts(SETTINGS, node, host),
+            facts_of=lambda node, host: node_facts(node_settings(settings), node, host),
             health=self.health,
             metrics=self.metrics,
             notifier=Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": str(watchdog_usec)}),
             handover=Handover("memory", {"old": lambda: self.former}),
+            serving=self.serving,
+            announcing=Announcing(self.announcer, "n1", self.engine.findings),
+            needs_node=needs_node,
+            settings=settings,
         )
         self.agent = Agent(self.engine, around, 0.0, sync_period_s)
         stack.callback(self.agent.close)
@@ -315,3 +341,19 @@ def test_whoever_asks_for_the_lock_is_answered(running: World) -> None:
     for _ in range(40):
         assert holder(running.lock_name) == os.getpid()
         running.agent.step(LONG_S)
+
+
+def test_start_is_announced_on_the_node(running: World) -> None:
+    """Contract section 20, `Starting`."""
+    ((what, _),) = running.announcer.told
+
+    assert (str(what.about), what.reason, what.action, what.warning) == ("Node n1", "Starting", "Start", False)
+    assert what.note.endswith("forwards Services with memory")
+
+
+def test_round_the_kernel_refuses_is_announced_on_the_node(running: World) -> None:
+    running.dataplane.broken = errno.EPERM
+    running.source.say(svc("shop/b", "10.96.0.2"))
+    running.step_until(lambda: "SyncFailed" in running.announcer.reasons)
+
+    assert running.announcer.told[-1][0].note.startswith("the kernel could not be written or read: ")

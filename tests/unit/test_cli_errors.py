@@ -108,12 +108,13 @@ def test_reader_that_had_enough_is_no_error() -> None:
 
 
 def test_option_beats_variable_and_an_empty_variable_is_a_value() -> None:
-    from kpx.cli.options import ALL, config_of
+    from kpx.cli.options import ALL, given_by
+    from kpx.settings.layers import Layers
 
     environment = {"KPX_PROXY_MODE": "nftables", "KPX_METRICS_BIND_ADDRESS": "", "KPX_CLUSTER_CIDR": "10.0.0.0/8,fd00::/8"}
 
-    config = config_of({"proxy_mode": "auto", "cluster_cidr": ()}, ALL, environment)
+    config = Layers(given_by({"proxy_mode": "auto", "cluster_cidr": ()}, ALL, environment)).load().config
 
     assert (config.proxy_mode, config.metrics_bind_address) == ("auto", "")
     assert config.cluster_cidr == ("10.0.0.0/8", "fd00::/8")
-    assert config_of({}, ALL, environment).proxy_mode == "nftables"
+    assert Layers(given_by({}, ALL, environment)).load().config.proxy_mode == "nftables"

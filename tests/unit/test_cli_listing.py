@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from kpx.cli.failing import FailingEndpoint, failing_here, failing_somewhere
 from kpx.cli.listing import Filter, show_affinity, show_endpoints, show_frontends, show_services
 from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend
 from kpx.model.addresses import Address, Family, parse_address
+from kpx.model.health_check import EndpointHealth, Failing
 from kpx.model.names import ObjectName, PortName, Protocol
 from kpx.model.service import Service, ServicePort
-from kpx.policy.desired import Action, Backend, Frontend, FrontendKind, FrontendProgram, PortProgram, ServiceProgram, Verdict
+from kpx.policy.desired import (
+    Action,
+    Backend,
+    Fate,
+    Frontend,
+    FrontendKind,
+    FrontendProgram,
+    PortProgram,
+    Reason,
+    ServiceProgram,
+    Verdict,
+)
 
 WEB = ObjectName("shop", "web")
 PORT = PortName(WEB, "http", Protocol.TCP)
@@ -79,6 +94,44 @@ def test_endpoints_are_listed_by_slot() -> None:
     data = show_endpoints(HELD, [], OWNERS, Filter(("10.96.0.10",))).data
 
     assert [(item["endpoint"], item["slot"]) for item in data] == [("10.1.0.7:8080", 0), ("10.1.0.8:8080", 1)]
+
+
+def failing(backend: Backend, frontend: Frontend | None = CLUSTER, used: bool = False) -> FailingEndpoint:
+    return FailingEndpoint(backend, frontend, WEB, PORT if frontend else None, "connection refused, 2 in a row", used)
+
+
+def test_endpoints_that_fail_their_check_are_listed_with_what_is_wrong() -> None:
+    """One that is used for want of better ones keeps its slot; one whose frontend nobody knows is listed once."""
+    away = Backend(parse_address("10.1.0.9"), 8080)
+    told = [failing(A, used=True), failing(away), failing(away, frontend=None)]
+
+    shown = show_endpoints(HELD[1:2], [], OWNERS, Filter(), told)
+
+    assert [(item["endpoint"], item["state"], item["why"], item["slot"], item["frontend"]) for item in shown.data] == [
+        ("10.1.0.7:8080", "serving", "connection refused, 2 in a row", 0, "10.96.0.10:80/TCP"),
+        ("10.1.0.8:8080", "serving", None, 1, "10.96.0.10:80/TCP"),
+        ("10.1.0.9:8080", "failing", "connection refused, 2 in a row", None, "10.96.0.10:80/TCP"),
+        ("10.1.0.9:8080", "failing", "connection refused, 2 in a row", None, None),
+    ]
+    text = shown.text(wide=False)
+    assert "serving, but failing: connection refused, 2 in a row" in text
+    assert "failing: connection refused, 2 in a row" in text
+    assert not show_endpoints([], [], OWNERS, Filter(("other",)), told).data
+
+
+def test_endpoints_that_fail_are_found_in_programs_and_without_manifests() -> None:
+    why = "connection refused, 2 in a row"
+    fates = (
+        Fate(False, Reason.FAILED, False, "s", why),
+        Fate(True, Reason.PANIC, False, "s", why),
+        Fate(True, Reason.READY, False, "s"),
+    )
+    other = Backend(parse_address("10.1.0.9"), 8080)
+    (port,) = PROGRAM.ports
+    port = msgspec.structs.replace(port, frontends=port.frontends[:1], listed=(A, B, other), fates=fates)
+
+    assert list(failing_here({WEB: ServiceProgram(WEB, (port,))})) == [failing(A, NODE_PORT), failing(B, NODE_PORT, used=True)]
+    assert list(failing_somewhere([EndpointHealth(WEB, (Failing(*A, why),))])) == [failing(A, None)]
 
 
 def test_endpoints_that_drain_are_listed_with_their_age_and_connections() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import kpx
-from kpx.agent.config import SETTINGS, Setting
 from kpx.cli import VERBS
+from kpx.settings.config import SETTINGS, Setting
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted(path for room in ("kpx", "tests", "benchmarks", "scripts", "vagrant") for path in (ROOT / room).rglob("*.py"))
@@ -123,8 +123,8 @@ def test_unit_file_uses_options_and_commands_that_exist(path: Path) -> None:
 
     assert Path(command[0]).name == "kpx"
     assert command[1] in VERBS
-    assert options <= {setting.option for setting in SETTINGS}
-    assert variables <= {setting.variable for setting in SETTINGS}
+    assert options <= {"--config", *(setting.option for setting in SETTINGS)}
+    assert variables <= {"KPX_CONFIG", *(setting.variable for setting in SETTINGS)}
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

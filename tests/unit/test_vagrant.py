@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 import pytest
 import yaml
 
-from kpx.agent.config import SETTINGS
 from kpx.cluster.events import Upsert
+from kpx.settings.config import SETTINGS
 from kpx.sources.manifests import read_directory
 from vagrant import probes
 from vagrant.topology import Topology, client_routes, manifests, settings, write_manifests

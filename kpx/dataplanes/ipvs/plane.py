@@ -235,6 +235,10 @@ class IpvsDataplane:
         self.observe()
         return self.drains.list()
 
+    def draining_count(self) -> int:
+        """Return how many destinations drain, as far as is known."""
+        return len(self._drains) if self._drains else 0
+
     def deadline(self) -> float | None:
         """Return when a destination that drains wants to be looked at, or rules that somebody may have changed."""
         times = (self._drains.deadline() if self._drains else None, self._look_at if self._stirred else None)

@@ -189,6 +189,10 @@ class NftablesDataplane:
         """Return none: connections live on by connection tracking alone (G1)."""
         return []
 
+    def draining_count(self) -> int:
+        """Return 0."""
+        return 0
+
     def deadline(self) -> float | None:
         """Return None: there is nothing to tend."""
         return None
