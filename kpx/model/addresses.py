@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
+from collections.abc import Iterable
 from typing import NamedTuple, NewType
 
 Address = NewType("Address", bytes)
@@ -46,9 +47,23 @@ class Prefix(NamedTuple):
         return int.from_bytes(address, "big") >> shift == int.from_bytes(self.address, "big") >> shift
 
 
+def disjoint(prefixes: Iterable[Prefix]) -> tuple[Prefix, ...]:
+    """Return ranges sorted, each once, without those that lie in another."""
+    result: list[Prefix] = []
+    for prefix in sorted(set(prefixes)):
+        if not (result and prefix.address in result[-1] and prefix.length >= result[-1].length):
+            result.append(prefix)
+    return tuple(result)
+
+
 def family_of(address: bytes) -> Family:
     """Return the family of a packed address."""
     return Family.IPV4 if len(address) == 4 else Family.IPV6
+
+
+def is_loopback(address: bytes) -> bool:
+    """Tell whether an address is a loopback address; those never answer on node ports (N2, N4)."""
+    return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\x01"
 
 
 def parse_address(text: str) -> Address:

@@ -49,6 +49,12 @@ class LocalDetector(msgspec.Struct, frozen=True):
         """Tell whether the mode looks at the interface a packet came in by."""
         return self.mode in (DetectLocal.BRIDGE_INTERFACE, DetectLocal.INTERFACE_NAME_PREFIX)
 
+    def is_of_pods(self, interface: str) -> bool:
+        """Tell whether, in a mode that looks at interfaces, packets that come in by this one are of pods."""
+        if self.mode is DetectLocal.INTERFACE_NAME_PREFIX:
+            return interface.startswith(self.interface)
+        return interface == self.interface
+
     def works_for(self, family: Family) -> bool:
         """Tell whether pod traffic of the family can be told from other traffic."""
         return self.by_interface or self.prefix(family) is not None
@@ -69,6 +75,9 @@ class NodeFacts(msgspec.Struct, frozen=True):
         node_port_any: families in which every local address but loopback answers (N1, N4).
         local_detector: see `LocalDetector`.
         masquerade_all: masquerade all ClusterIP traffic (6.4).
+        external_ip_ranges: external IPs outside of them are not answered; None leaves no range out, () every address (V2).
+        answer_ping: pings to addresses of Services are answered by this host (R5).
+        drop_invalid: packets of flows of Services that connection tracking finds invalid are dropped (section 17).
         scheduler: the IPVS scheduler of Services that name none.
         missing_schedulers: those this kernel was asked for and does not have.
         mark_bits: the two bits of packet marks that are ours, 1..0xffffffff; no other bit is ever changed.
@@ -84,8 +93,16 @@ class NodeFacts(msgspec.Struct, frozen=True):
     node_port_any: frozenset[Family] = frozenset()
     local_detector: LocalDetector = LocalDetector()
     masquerade_all: bool = False
+    external_ip_ranges: tuple[Prefix, ...] | None = None
+    answer_ping: bool = False
+    drop_invalid: bool = False
     scheduler: str = "rr"
     missing_schedulers: frozenset[str] = frozenset()
     mark_bits: int = 0x3000
     drain_timeout_s: float = 3600.0
     drain_grace_s: float = 60.0
+
+    @property
+    def steer_bit(self) -> int:
+        """The lower of our mark bits: it makes a packet local, for a virtual server to take it."""
+        return self.mark_bits & -self.mark_bits

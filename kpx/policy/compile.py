@@ -19,6 +19,7 @@ from kpx.model.health_check import EndpointHealth
 from kpx.model.names import ObjectName, PortName, Protocol
 from kpx.model.service import Service, ServicePort
 from kpx.policy import matrix
+from kpx.policy.admission import admitted, turned_away
 from kpx.policy.checked import UNCHECKED, Checked
 from kpx.policy.claims import Claims, families_of
 from kpx.policy.desired import (
@@ -32,8 +33,7 @@ from kpx.policy.desired import (
     ServiceProgram,
 )
 from kpx.policy.eligibility import Eligible, choose, join
-from kpx.policy.exposure import Exposed, expose, not_honoured, places, where
-from kpx.policy.honoured import HONOURED, Honoured
+from kpx.policy.exposure import Exposed, expose, places, where
 from kpx.policy.scheduling import resolve_scheduler
 
 
@@ -42,7 +42,6 @@ def compile_service(
     slices: Iterable[EndpointSlice],
     facts: NodeFacts,
     claims: Claims,
-    honoured: Honoured = HONOURED,
     health: EndpointHealth | None = None,
 ) -> ServiceProgram:
     """
@@ -52,14 +51,14 @@ def compile_service(
         service: the Service; `claims` must have been told of it.
         slices: those of the Service, skipped ones may be among them.
         facts: this node.
-        claims: who owns which frontend.
-        honoured: which features of Services are carried out.
+        claims: who owns which frontend, told of what is `admitted` only.
         health: which endpoints fail their check; ignored when the Service asks for no check.
     """
     if service.skipped:
         return ServiceProgram(service.name)
     usable = [one for one in slices if not one.skipped]
-    findings = not_honoured(service, honoured)
+    findings = turned_away(service, facts)
+    service = admitted(service, facts)
     checked = _checked(service, health)
     ports: list[PortProgram] = []
     cluster_ips: list[Address] = []
@@ -72,12 +71,8 @@ def compile_service(
         cluster_ips.extend(place.address for place in on if place.kind is FrontendKind.CLUSTER_IP)
         of_family = [one for one in usable if one.family == family]  # J8
         for port in service.ports:
-            exposed = _once(
-                expose(service, port, family, on, facts, claims, honoured, findings), port, service.name, taken, findings
-            )
-            ports.append(
-                _compile_port(service, port, family, exposed, of_family, facts, honoured, _of_port(checked, service, port))
-            )
+            exposed = _once(expose(service, port, family, on, facts, claims, findings), port, service.name, taken, findings)
+            ports.append(_compile_port(service, port, family, exposed, of_family, facts, _of_port(checked, service, port)))
     if len(ports) > 1:
         ports.sort(key=_port_order)
     scheduler = resolve_scheduler(service, facts, findings)
@@ -92,13 +87,11 @@ def compile_all(
     slices_of: Callable[[ObjectName], Iterable[EndpointSlice]],
     facts: NodeFacts,
     claims: Claims,
-    honoured: Honoured = HONOURED,
     health: Mapping[ObjectName, EndpointHealth] = MappingProxyType({}),
 ) -> dict[ObjectName, ServiceProgram]:
     """Return the program of every Service; `claims` must have been told of all of them."""
     return {
-        name: compile_service(service, slices_of(name), facts, claims, honoured, health.get(name))
-        for name, service in services.items()
+        name: compile_service(service, slices_of(name), facts, claims, health.get(name)) for name, service in services.items()
     }
 
 
@@ -154,16 +147,13 @@ def _compile_port(
     exposed: list[Exposed],
     slices: list[EndpointSlice],
     facts: NodeFacts,
-    honoured: Honoured,
     checked: Checked,
 ) -> PortProgram:
-    internal_local = honoured.local and service.internal_policy_local
-    external_local = honoured.local and service.external_policy_local
+    internal_local, external_local = service.internal_policy_local, service.external_policy_local
     accessible = bool(port.node_port or service.external_ips or service.load_balancer_ips)
     eligible = choose(
         join(slices, port.name, port.protocol),
         facts,
-        honoured,
         checked,
         uses_cluster=accessible or not internal_local,  # V10
         uses_local=internal_local or (external_local and accessible),

@@ -18,7 +18,6 @@ from kpx.model.facts import NodeFacts
 from kpx.model.names import Protocol
 from kpx.policy.checked import UNCHECKED, Checked, Failures, as_checked, told
 from kpx.policy.desired import Backend, Considered, Fate, Pool, Reason
-from kpx.policy.honoured import Honoured
 
 CLUSTER = "cluster"
 LOCAL = "local"
@@ -94,7 +93,6 @@ def _outranks(new: Endpoint, held: Endpoint) -> bool:
 def choose(
     listed: Listed,
     facts: NodeFacts,
-    honoured: Honoured,
     checked: Checked = UNCHECKED,
     *,
     uses_cluster: bool,
@@ -106,7 +104,6 @@ def choose(
     Args:
         listed: from `join`.
         facts: this node: its name and zone.
-        honoured: which features are carried out.
         checked: what is known of their health.
         uses_cluster: something is sent to the cluster set (V10). It is computed either way, as it answers whether any
             endpoint exists; it decides about hairpins only when it is used.
@@ -120,7 +117,7 @@ def choose(
     if checked.failing:
         endpoints, failures = as_checked(order, endpoints, checked)
     any_ready = any(endpoint.ready for endpoint in endpoints)
-    kept, other = _topology(endpoints, facts) if honoured.topology and any_ready else (None, Reason.READY)
+    kept, other = _topology(endpoints, facts) if any_ready else (None, Reason.READY)
     here = facts.name
     ready = Reason.READY
     fates: list[Fate] = []
@@ -132,7 +129,7 @@ def choose(
             is_in = kept is None or kept(endpoint)
             reason = ready if is_in else other
         else:
-            reason = _reason_unready(endpoint, any_ready, honoured)
+            reason = _reason_unready(endpoint, any_ready)
             is_in = reason is Reason.SERVING_TERMINATING
         detail = ""
         if failures and backend in failures:
@@ -164,14 +161,12 @@ def _one_of(made: tuple[Backend, ...], held: tuple[Backend, ...]) -> tuple[Backe
     return held if made == held else made
 
 
-def _reason_unready(endpoint: Endpoint, any_ready: bool, honoured: Honoured) -> Reason:
+def _reason_unready(endpoint: Endpoint, any_ready: bool) -> Reason:
     """Return what becomes of an endpoint that is not ready: SERVING_TERMINATING is the only one that is used (C2, C5)."""
     if not endpoint.terminating:
         return Reason.NOT_READY
     if not endpoint.serving:
         return Reason.NOT_SERVING
-    if not honoured.terminating:
-        return Reason.NOT_READY
     return Reason.TERMINATING if any_ready else Reason.SERVING_TERMINATING
 
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from kpx.model.addresses import Address, family_of, format_address
+from kpx.model.addresses import Address, family_of, format_address, is_loopback
 from kpx.model.facts import NodeFacts
 from kpx.model.names import ObjectName
 from kpx.model.node import ServiceCIDR
 from kpx.model.service import Service
-from kpx.policy import wording
+from kpx.policy import outcomes, wording
+from kpx.policy.admission import admitted
 from kpx.policy.claims import NODE_PORT_ADDRESS, Claim, Claims, claims_of, families_of
 from kpx.policy.desired import Action, Frontend, FrontendKind, FrontendProgram, PortProgram, ServiceProgram, Source
 from kpx.policy.eligibility import LOCAL, in_local_pool
-from kpx.policy.story import Packet, Story
+from kpx.policy.story import Outcome, Packet, Story
 
 
 class Caught(NamedTuple):
@@ -69,12 +70,15 @@ def explain(
     if packet.source is not None and family_of(packet.source) != family:
         return Story((f"No packet goes from {format_address(packet.source)} to {packet}: two IP families.",), "pass")
     if family not in facts.families:
-        return Story((f"kpx does not forward {family} on this node.", wording.PASSED), "pass")
+        alone = outcomes.left_alone(packet, host_addresses)
+        return Story((f"kpx does not forward {family} on this node.", wording.PASSED), "pass", outcomes=alone)
     caught = _caught(scene)
     return _of_uncaught(scene) if caught is None else _of_caught(scene, caught)
 
 
-def source_kind(source: Address | None, facts: NodeFacts, host_addresses: Collection[Address]) -> Source | None:
+def source_kind(
+    source: Address | None, facts: NodeFacts, host_addresses: Collection[Address], interface: str = ""
+) -> Source | None:
     """
     Return which kind of source an address is, None when it is not given or its interface would have to be known (6.3).
 
@@ -87,12 +91,11 @@ def source_kind(source: Address | None, facts: NodeFacts, host_addresses: Collec
         return Source.POD
     if source in host_addresses or is_loopback(source):
         return Source.HOST
-    return None if facts.local_detector.by_interface else Source.OUTSIDE
-
-
-def is_loopback(address: Address) -> bool:
-    """Tell whether an address is a loopback address; those never answer on node ports (N2, N4)."""
-    return address[0] == 127 if len(address) == 4 else address == bytes(15) + b"\x01"
+    if not facts.local_detector.by_interface:
+        return Source.OUTSIDE
+    if not interface:
+        return None
+    return Source.POD if facts.local_detector.is_of_pods(interface) else Source.OUTSIDE
 
 
 def answers_on_node_ports(address: Address, facts: NodeFacts, host_addresses: Collection[Address]) -> bool:
@@ -104,7 +107,7 @@ def answers_on_node_ports(address: Address, facts: NodeFacts, host_addresses: Co
 
 def _caught(scene: Scene) -> Caught | None:
     """Return what catches the packet: the exact frontend, else the node port (V12)."""
-    destination, number, protocol, _ = scene.packet
+    destination, number, protocol = scene.packet[:3]
     family = family_of(destination)
     exact = Frontend(family, destination, protocol, number)
     node_port = Frontend(family, NODE_PORT_ADDRESS, protocol, number)
@@ -121,17 +124,21 @@ def _caught(scene: Scene) -> Caught | None:
 def _of_caught(scene: Scene, caught: Caught) -> Story:
     packet, facts = scene.packet, scene.facts
     program, port, frontend = caught
-    kind = source_kind(packet.source, facts, scene.host_addresses)
+    kind = source_kind(packet.source, facts, scene.host_addresses, packet.interface)
     kinds = tuple(Source) if kind is None else (kind,)
     steps = [wording.caught(packet, port, frontend), *_rivals(scene, frontend.frontend), *_shadowed(scene, frontend)]
     steps.append(wording.source(packet.source, kind, facts))
     if frontend.source_ranges and packet.source is not None and not any(packet.source in r for r in frontend.source_ranges):
         steps.append(wording.outside_ranges(packet.source, frontend.source_ranges))  # F2, F3
-        return Story(tuple(steps), Action.DROP.value, port.name, frontend.frontend, source_kind=kind)
-    steps += wording.warnings(program, frontend.kind)
+        dropped = frozenset({Outcome(Action.DROP.value)})
+        return Story(tuple(steps), Action.DROP.value, port.name, frontend.frontend, source_kind=kind, outcomes=dropped)
+    if frontend.source_ranges and packet.source is None:
+        steps.append(wording.only_from(frontend.source_ranges))
+    steps += wording.warnings(program)
     verdicts = {each: frontend.verdict(each) for each in kinds}
     decisive = verdicts.get(Source.OUTSIDE, verdicts[kinds[0]])
-    is_local = decisive.pool is not None and decisive.pool.name == LOCAL
+    # Only a Local policy drops: no endpoint of this node can be used (M6, M11).
+    is_local = decisive.action is Action.DROP or (decisive.pool is not None and decisive.pool.name == LOCAL)
     fates = in_local_pool(port.considered) if is_local else port.considered
     steps += wording.per_source(kinds, lambda each: wording.verdict(verdicts[each], port))
     masquerade = {verdict.masquerade for verdict in verdicts.values() if verdict.action is Action.FORWARD}
@@ -149,6 +156,7 @@ def _of_caught(scene: Scene, caught: Caught) -> Story:
         endpoints=fates,
         masquerade=_masquerade(packet.source, port, frontend, kinds),
         source_kind=kind,
+        outcomes=outcomes.of_verdict(packet, decisive, port, scene.host_addresses) if kind else frozenset(),
     )
 
 
@@ -169,7 +177,8 @@ def _rivals(scene: Scene, frontend: Frontend) -> list[str]:
     """Return a sentence for each Service that asks for a frontend and does not have it (V11)."""
     claim = Claim(frontend.address, frontend.protocol, frontend.port)
     owner = scene.claims.owner(claim)
-    names = (name for name, service in scene.services.items() if name != owner and _asks_for(service, claim))
+    asked = ((name, admitted(service, scene.facts)) for name, service in scene.services.items() if name != owner)
+    names = (name for name, service in asked if _asks_for(service, claim))
     return [wording.rival(name, owner) for name in sorted(names)]
 
 
@@ -200,19 +209,25 @@ def _of_uncaught(scene: Scene) -> Story:
     """Tell the story of a packet that no frontend catches: refused (R5), dropped (R6) or left alone."""
     packet = scene.packet
     text = format_address(packet.destination)
-    kind = source_kind(packet.source, scene.facts, scene.host_addresses)
+    kind = source_kind(packet.source, scene.facts, scene.host_addresses, packet.interface)
     mentions = _mentions(scene)
+    is_here = packet.destination in scene.host_addresses
     for program in scene.programs:
-        if packet.destination in program.cluster_ips:
+        if packet.destination in program.cluster_ips and not is_here:
             first = wording.unknown_port(packet, scene.services.get(program.service), program)
-            return Story((first, *mentions, wording.REFUSED_PORT), Action.REJECT.value, source_kind=kind)
+            return _refused((first, *mentions, wording.REFUSED_PORT), Action.REJECT, kind)
     ranges = [(cidr.name.name, prefix) for cidr in scene.cidrs for prefix in cidr.prefixes if packet.destination in prefix]
-    if ranges and packet.destination not in scene.host_addresses and not _is_external(scene):
+    if ranges and not is_here and not _is_external(scene):
         name, prefix = ranges[0]
         first = f"{text} lies in {prefix}, a range for ClusterIPs (ServiceCIDR {name}), and no Service on this node owns it."
-        return Story((first, *mentions, wording.DROPPED_UNOWNED), Action.DROP.value, source_kind=kind)
+        return _refused((first, *mentions, wording.DROPPED_UNOWNED), Action.DROP, kind)
     first = f"No Service is reached at {packet} on this node."
-    return Story((first, *mentions, wording.PASSED), "pass", source_kind=kind)
+    alone = outcomes.left_alone(packet, scene.host_addresses)
+    return Story((first, *mentions, wording.PASSED), "pass", source_kind=kind, outcomes=alone)
+
+
+def _refused(steps: tuple[str, ...], action: Action, kind: Source | None) -> Story:
+    return Story(steps, action.value, source_kind=kind, outcomes=frozenset({Outcome(action.value)}))
 
 
 def _is_external(scene: Scene) -> bool:
@@ -243,7 +258,7 @@ def _is_node_port(scene: Scene, service: Service) -> bool:
 
 
 def _why_not_caught(scene: Scene, service: Service) -> str:
-    destination, number, protocol, _ = scene.packet
+    destination, number, protocol = scene.packet[:3]
     text, family = format_address(destination), family_of(destination)
     if service.skipped:
         return f"Service {service.name} names {text}, but kpx leaves it alone: {service.skipped}."
@@ -257,4 +272,4 @@ def _why_not_caught(scene: Scene, service: Service) -> str:
     owner = scene.claims.owner(Claim(destination, protocol, number))
     if owner not in (None, service.name):
         return wording.rival(service.name, owner)
-    return f"Service {service.name} names {text}, but it is not forwarded: its source ranges are not enforced yet."
+    return f"Service {service.name} names {text}, but external IPs outside of --external-ip-ranges are not answered."

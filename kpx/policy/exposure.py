@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from kpx.model.addresses import Address, Family, Prefix, family_of, format_address
+from kpx.model.addresses import Address, Family, Prefix, disjoint, family_of, format_address
 from kpx.model.facts import NodeFacts
-from kpx.model.findings import Finding, Severity
+from kpx.model.findings import Finding
 from kpx.model.names import ObjectName
 from kpx.model.service import Service, ServicePort
 from kpx.policy.claims import NODE_PORT_ADDRESS, Claim, Claims, claim_on
 from kpx.policy.desired import Frontend, FrontendKind
-from kpx.policy.honoured import Honoured
 
 
 class Exposed(NamedTuple):
@@ -63,7 +62,7 @@ def places(service: Service, family: Family, facts: NodeFacts, claims: Claims, f
     else:
         findings.append(_lost(service.name, "spec.clusterIPs", format_address(cluster_ip), owner))
     if service.external_ips or service.load_balancer_ips:
-        _add_external(result, service, family)
+        _add_external(result, service, family, facts)
     if _answers_on_node_ports(family, facts):
         result.append(Place(NODE_PORT_ADDRESS, FrontendKind.NODE_PORT))
     return result
@@ -76,7 +75,6 @@ def expose(
     on: list[Place],
     facts: NodeFacts,
     claims: Claims,
-    honoured: Honoured,
     findings: list[Finding],
 ) -> list[Exposed]:
     """Return the frontends of one service port, in the order of `on`; what is lost or left out is named in `findings`."""
@@ -89,8 +87,6 @@ def expose(
         owner = claims.owner(claim_on(frontend))
         if owner is not None and owner != service.name:
             findings.append(_lost(service.name, _FIELDS[kind], str(frontend), owner))
-        elif ranges and not honoured.source_ranges:
-            findings.append(_unfiltered(service.name, frontend))
         else:
             shadowed = () if address else _shadowed(family, port, facts, claims)
             result.append(Exposed(frontend, kind, ranges, shadowed))
@@ -105,8 +101,8 @@ _FIELDS = {
 }
 
 
-def _add_external(result: list[Place], service: Service, family: Family) -> None:
-    ranges = _source_ranges(service, family)
+def _add_external(result: list[Place], service: Service, family: Family, facts: NodeFacts) -> None:
+    ranges = _source_ranges(service, family, facts)
     seen = {place.address for place in result}
     balanced = frozenset(service.load_balancer_ips) if ranges else frozenset()
     for addresses, kind in (
@@ -120,10 +116,20 @@ def _add_external(result: list[Place], service: Service, family: Family) -> None
                 result.append(Place(address, kind, ranges if address in balanced else ()))
 
 
-def _source_ranges(service: Service, family: Family) -> tuple[Prefix, ...]:
-    """Return the ranges of a family; none, or one of length 0, leaves the family open (V4)."""
-    ranges = tuple(sorted({prefix for prefix in service.source_ranges if family_of(prefix.address) == family}))
-    return () if any(prefix.length == 0 for prefix in ranges) else ranges
+def _source_ranges(service: Service, family: Family, facts: NodeFacts) -> tuple[Prefix, ...]:
+    """
+    Return the ranges of a family, sorted, none in another; none, or one of length 0, leaves the family open (V4).
+
+    Where this node may pass, so may its load-balancer addresses: where they are addresses of the host, its own connections to
+    them have them as source (F4).
+    """
+    ranges = disjoint(prefix for prefix in service.source_ranges if family_of(prefix.address) == family)
+    if any(prefix.length == 0 for prefix in ranges):
+        return ()
+    if not any(address in prefix for prefix in ranges for address in facts.node_ips):
+        return ranges
+    own = (Prefix(address, len(address) * 8) for address in service.load_balancer_ips if family_of(address) == family)
+    return disjoint((*ranges, *own))
 
 
 def _answers_on_node_ports(family: Family, facts: NodeFacts) -> bool:
@@ -140,25 +146,3 @@ def _shadowed(family: Family, port: ServicePort, facts: NodeFacts, claims: Claim
 def _lost(service: ObjectName, field: str, what: str, owner: ObjectName | None) -> Finding:
     message = f"{what} belongs to older Service {owner}; change it in one of the two, until then traffic goes to {owner}"
     return Finding(where(service), field, message)
-
-
-def _unfiltered(service: ObjectName, frontend: Frontend) -> Finding:
-    message = (
-        f"source ranges are not enforced yet, so {frontend} is not forwarded at all (it would be open to everybody);"
-        " use another address of the Service, or remove the ranges and filter elsewhere"
-    )
-    return Finding(where(service), "spec.loadBalancerSourceRanges", message)
-
-
-def not_honoured(service: Service, honoured: Honoured) -> list[Finding]:
-    """Return a warning for each traffic policy of a Service that is compiled as Cluster."""
-    if honoured.local:
-        return []
-    result = []
-    if service.external_policy_local:
-        message = "Local is not honoured yet: as with Cluster, all endpoints are used and they do not see the client's address"
-        result.append(Finding(where(service.name), "spec.externalTrafficPolicy", message, Severity.WARNING))
-    if service.internal_policy_local:
-        message = "Local is not honoured yet: as with Cluster, traffic to the ClusterIP may leave this node"
-        result.append(Finding(where(service.name), "spec.internalTrafficPolicy", message, Severity.WARNING))
-    return result

@@ -8,19 +8,51 @@ import msgspec
 
 from kpx.model.addresses import Address, format_endpoint
 from kpx.model.names import PortName, Protocol
-from kpx.policy.desired import Considered, Frontend, Source
+from kpx.policy.desired import Backend, Considered, Frontend, Source
 
 
 class Packet(NamedTuple):
-    """The first packet of a flow, as it arrives at this node; `source` is None when it does not matter or is not known."""
+    """
+    The first packet of a flow, as it arrives at this node.
+
+    Args:
+        source: None when it does not matter or is not known.
+        interface: it comes in by, "" when it is not known or the packet is of this host.
+    """
 
     destination: Address
     port: int
     protocol: Protocol
     source: Address | None = None
+    interface: str = ""
 
     def __str__(self) -> str:
         return f"{format_endpoint(self.destination, self.port)}/{self.protocol}"
+
+
+class Outcome(NamedTuple):
+    """
+    What may become of a packet.
+
+    Args:
+        verdict: "forward", "reject", "drop"; or kpx leaves it alone: "local" when it is for this host itself, else "pass".
+        backend: with "forward", the endpoint it reaches.
+        masquerade: it leaves with an address of this node as source; never for an endpoint that has an address of this host.
+    """
+
+    verdict: str
+    backend: Backend | None = None
+    masquerade: bool = False
+
+    def __str__(self) -> str:
+        if self.backend is None:
+            return self.verdict
+        return f"{self.verdict} to {self.backend}" + (", masqueraded" if self.masquerade else "")
+
+    def to_json(self) -> dict[str, object]:
+        """Return the outcome as plain values."""
+        endpoint = None if self.backend is None else str(self.backend)
+        return {"verdict": self.verdict, "endpoint": endpoint, "masquerade": self.masquerade if self.backend else None}
 
 
 class Story(msgspec.Struct, frozen=True):
@@ -37,6 +69,7 @@ class Story(msgspec.Struct, frozen=True):
         endpoints: every endpoint of the service port and why it is in that pool or not.
         masquerade: whether the endpoint sees an address of this node as source; None when it depends on what is not known.
         source_kind: None when it cannot be told.
+        outcomes: everything that may become of the packet, the endpoint is chosen by chance; empty when `source_kind` is None.
     """
 
     steps: tuple[str, ...]
@@ -47,6 +80,7 @@ class Story(msgspec.Struct, frozen=True):
     endpoints: tuple[Considered, ...] = ()
     masquerade: bool | None = None
     source_kind: Source | None = None
+    outcomes: frozenset[Outcome] = frozenset()
 
     def to_json(self) -> dict[str, object]:
         """Return the story as plain values, every key always present."""

@@ -33,7 +33,6 @@ _KINDS = {
     FrontendKind.EXTERNAL_IP: "an external IP",
     FrontendKind.LOAD_BALANCER_IP: "a load-balancer IP",
 }
-_POLICIES = {True: "spec.internalTrafficPolicy", False: "spec.externalTrafficPolicy"}
 _SOURCES = {Source.POD: "a pod", Source.HOST: "this node", Source.OUTSIDE: "outside"}
 
 
@@ -70,6 +69,12 @@ def source(address: Address | None, kind: Source | None, facts: NodeFacts) -> st
     return f"The source {text} is outside: neither in {prefix}, the range of pod addresses, nor an address of this node."
 
 
+def only_from(ranges: Sequence[Prefix]) -> str:
+    """Say that source ranges keep others out."""
+    listed = ", ".join(map(str, ranges))
+    return f"Only {listed} may use this address (loadBalancerSourceRanges); others are dropped without an answer."
+
+
 def outside_ranges(address: Address, ranges: Sequence[Prefix]) -> str:
     """Say that source ranges keep the packet out."""
     listed = ", ".join(map(str, ranges))
@@ -78,10 +83,9 @@ def outside_ranges(address: Address, ranges: Sequence[Prefix]) -> str:
     )
 
 
-def warnings(program: ServiceProgram, kind: FrontendKind) -> list[str]:
-    """Repeat what is not honoured of the policy that concerns a kind of frontend, and of the scheduler asked for."""
-    fields = (_POLICIES[kind is FrontendKind.CLUSTER_IP], SCHEDULER_FIELD)
-    return [f"Note: {finding.field}: {finding.message}." for finding in program.findings if finding.field in fields]
+def warnings(program: ServiceProgram) -> list[str]:
+    """Repeat what is the matter with the scheduler that was asked for."""
+    return [f"Note: {finding.field}: {finding.message}." for finding in program.findings if finding.field == SCHEDULER_FIELD]
 
 
 def per_source(kinds: Sequence[Source], say: Callable[[Source], str]) -> list[str]:

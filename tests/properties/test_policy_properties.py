@@ -23,7 +23,6 @@ from kpx.model.service import Service, ServicePort
 from kpx.policy.claims import NODE_PORT_ADDRESS, Claim, Claims, claims_of
 from kpx.policy.compile import compile_all, compile_service
 from kpx.policy.desired import Action, Frontend, PortProgram, ServiceProgram
-from kpx.policy.honoured import EVERYTHING, HONOURED, Honoured
 
 NAMES = [ObjectName("a", "one"), ObjectName("a", "two"), ObjectName("b", "one")]
 VIPS = [parse_address(text) for text in ("10.96.0.1", "10.96.0.2", "10.96.0.3")]
@@ -37,7 +36,6 @@ FACTS = NodeFacts(
 )
 PODS = [parse_address(f"10.244.{node}.{pod}") for node in (1, 2) for pod in (1, 2)]
 
-honoured_sets = st.builds(Honoured, st.booleans(), st.booleans(), st.booleans(), st.booleans())
 service_ports = st.builds(
     ServicePort, st.sampled_from(["", "", "http"]), st.sampled_from([Protocol.TCP, Protocol.TCP, Protocol.TCP, Protocol.UDP]),
     st.sampled_from([80, 80, 81, 30000]), st.sampled_from([0, 0, 0, 30000]),
@@ -121,10 +119,8 @@ def owners(claims: Claims, asked: set[Claim]) -> dict[Claim, ObjectName | None]:
     return {claim: claims.owner(claim) for claim in asked}
 
 
-@given(st.lists(events, max_size=25), honoured_sets, st.lists(st.booleans(), min_size=25, max_size=25))
-def test_compiling_what_is_dirty_equals_compiling_everything(
-    history: list[Event], honoured: Honoured, rounds: list[bool]
-) -> None:
+@given(st.lists(events, max_size=25), st.lists(st.booleans(), min_size=25, max_size=25))
+def test_compiling_what_is_dirty_equals_compiling_everything(history: list[Event], rounds: list[bool]) -> None:
     """With a round after some of the events, as an agent that is busy would have it."""
     view, claims = ClusterView(), Claims()
     programs: dict[ObjectName, ServiceProgram] = {}
@@ -138,10 +134,10 @@ def test_compiling_what_is_dirty_equals_compiling_everything(
                 programs.pop(name, None)
                 if name in view.services:
                     programs[name] = compile_service(
-                        view.services[name], view.slices_of(name), FACTS, claims, honoured, view.health.get(name)
+                        view.services[name], view.slices_of(name), FACTS, claims, view.health.get(name)
                     )
 
-    anew = compile_all(view.services, view.slices_of, FACTS, claims_of_all(dict(view.services)), honoured, view.health)
+    anew = compile_all(view.services, view.slices_of, FACTS, claims_of_all(dict(view.services)), view.health)
     assert programs == anew
 
 
@@ -199,11 +195,11 @@ def test_claims_name_every_service_whose_node_port_is_shadowed_elsewhere_than_be
         assert before == after or after[0] in (*dirty, None, service.name)
 
 
-@given(st.lists(services, max_size=6), honoured_sets)
-def test_no_frontend_belongs_to_two_services(history: list[Service], honoured: Honoured) -> None:
+@given(st.lists(services, max_size=6))
+def test_no_frontend_belongs_to_two_services(history: list[Service]) -> None:
     """And what a Service asked for and is not programmed is named in its findings."""
     world = {service.name: service for service in history}
-    programs = compile_all(world, lambda _: (), FACTS, claims_of_all(world), honoured)
+    programs = compile_all(world, lambda _: (), FACTS, claims_of_all(world))
     counts = Counter(frontend.frontend for program in programs.values() for _, frontend in program.frontends())
 
     assert all(count == 1 for count in counts.values())
@@ -219,7 +215,7 @@ def test_no_frontend_belongs_to_two_services(history: list[Service], honoured: H
 def test_a_node_port_is_shadowed_exactly_where_an_exact_frontend_has_its_number(history: list[Service]) -> None:
     """V12; so a data plane that writes a row an address writes each row once."""
     world = {service.name: service for service in history}
-    programs = compile_all(world, lambda _: (), FACTS, claims_of_all(world), EVERYTHING)
+    programs = compile_all(world, lambda _: (), FACTS, claims_of_all(world))
     everything = [frontend for program in programs.values() for _, frontend in program.frontends()]
     exact = {one.frontend for one in everything if one.frontend.address}
     for one in everything:
@@ -232,15 +228,15 @@ def test_a_node_port_is_shadowed_exactly_where_an_exact_frontend_has_its_number(
             assert list(one.shadowed) == sorted(one.shadowed)
 
 
-@given(services, st.lists(slices, max_size=4), honoured_sets)
-def test_the_order_of_slices_does_not_matter(service: Service, parts: list[EndpointSlice], honoured: Honoured) -> None:
+@given(services, st.lists(slices, max_size=4))
+def test_the_order_of_slices_does_not_matter(service: Service, parts: list[EndpointSlice]) -> None:
     named = [
         EndpointSlice(ObjectName("a", f"s{index}"), service.name, part.family, part.ports, part.endpoints, part.skipped)
         for index, part in enumerate(parts)
     ]
     claims = claims_of_all({service.name: service})
 
-    assert len({str(compile_service(service, order, FACTS, claims, honoured)) for order in permutations(named)}) == 1
+    assert len({str(compile_service(service, order, FACTS, claims)) for order in permutations(named)}) == 1
 
 
 @given(
@@ -266,8 +262,8 @@ def test_how_endpoints_are_spread_over_slices_does_not_matter(members: list[Endp
     whole = EndpointSlice(ObjectName("a", "whole"), NAMES[0], Family.IPV4, ports, tuple(members))
     claims = claims_of_all({service.name: service})
 
-    spread = compile_service(service, parts, FACTS, claims, EVERYTHING)
-    at_once = compile_service(service, [whole], FACTS, claims, EVERYTHING)
+    spread = compile_service(service, parts, FACTS, claims)
+    at_once = compile_service(service, [whole], FACTS, claims)
     assert [anonymous(port) for port in spread.ports] == [anonymous(port) for port in at_once.ports]
 
 
@@ -276,12 +272,10 @@ def anonymous(port: PortProgram) -> object:
     return (port.name, port.frontends, fates, port.serving, port.hairpin)
 
 
-@given(services, st.lists(slices, max_size=3), st.sampled_from([HONOURED, EVERYTHING]))
-def test_a_flow_is_forwarded_to_a_non_empty_pool_or_not_at_all(
-    service: Service, parts: list[EndpointSlice], honoured: Honoured
-) -> None:
-    """And what is chosen in the cluster pool is what the reasons say; today's scope never drops and never tells pools apart."""
-    program = compile_service(service, parts, FACTS, claims_of_all({service.name: service}), honoured)
+@given(services, st.lists(slices, max_size=3))
+def test_a_flow_is_forwarded_to_a_non_empty_pool_or_not_at_all(service: Service, parts: list[EndpointSlice]) -> None:
+    """What is chosen in the cluster pool is what the reasons say; and only a Local policy drops, or tells sources apart."""
+    program = compile_service(service, parts, FACTS, claims_of_all({service.name: service}))
     for port, frontend in program.frontends():
         chosen = tuple(fate.backend for fate in port.considered if fate.chosen)
         for verdict in frontend.verdicts():
@@ -290,6 +284,6 @@ def test_a_flow_is_forwarded_to_a_non_empty_pool_or_not_at_all(
                 assert verdict.pool.backends
                 if verdict.pool.name == "cluster":
                     assert verdict.pool.backends == chosen
-        if honoured is HONOURED:
+        if not (service.internal_policy_local or service.external_policy_local):
             assert len({id(verdict.pool) for verdict in frontend.verdicts()}) == 1
             assert Action.DROP not in {verdict.action for verdict in frontend.verdicts()}

@@ -31,7 +31,6 @@ from kpx.model.service import Service, ServicePort
 from kpx.policy.claims import Claims
 from kpx.policy.compile import compile_all
 from kpx.policy.desired import Action, FrontendKind, Scheduler, ServiceProgram, Source
-from kpx.policy.honoured import EVERYTHING, Honoured
 from kpx.policy.scheduling import wanted_scheduler
 
 READY = one_slice(endpoint("10.244.1.1", node="n1"), endpoint("10.244.2.1"))
@@ -191,19 +190,9 @@ def test_a_lost_cluster_ip_leaves_the_other_frontends() -> None:
     assert [finding.field for finding in program.findings] == ["spec.clusterIPs"]
 
 
-def test_policy_local_is_compiled_as_cluster_and_said() -> None:
-    program = compiled(service(internal_local=True, external_local=True), READY)
-
-    assert {verdict.pool.name for one in frontends(program).values() for verdict in one.verdicts() if verdict.pool} == {"cluster"}
-    assert [(finding.field, finding.severity) for finding in program.findings] == [
-        ("spec.externalTrafficPolicy", Severity.WARNING),
-        ("spec.internalTrafficPolicy", Severity.WARNING),
-    ]
-
-
-def test_policy_local_gives_each_source_its_pool_once_it_is_honoured() -> None:
+def test_policy_local_gives_each_source_its_pool() -> None:
     """M8, M9, M10 beside M1 (M15), and no finding."""
-    program = compiled(service(external_local=True), READY, honoured=EVERYTHING)
+    program = compiled(service(external_local=True), READY)
 
     pools = [verdict.pool.name for verdict in frontends(program)["nodePort:30080/TCP (IPv4)"].verdicts() if verdict.pool]
     assert pools == ["cluster", "cluster", "local"]
@@ -213,7 +202,7 @@ def test_policy_local_gives_each_source_its_pool_once_it_is_honoured() -> None:
 
 def test_internal_policy_local_concerns_the_cluster_ip_only() -> None:
     """M13, M4."""
-    program = compiled(service(internal_local=True), READY, honoured=EVERYTHING)
+    program = compiled(service(internal_local=True), READY)
 
     assert {verdict.pool.name for verdict in frontends(program)["10.96.0.1:80/TCP"].verdicts() if verdict.pool} == {"local"}
     assert {verdict.pool.name for verdict in frontends(program)["nodePort:30080/TCP (IPv4)"].verdicts() if verdict.pool} == {
@@ -221,22 +210,28 @@ def test_internal_policy_local_concerns_the_cluster_ip_only() -> None:
     }
 
 
-def test_a_restricted_load_balancer_ip_is_not_opened_to_everybody() -> None:
-    """F1: also when it is an external IP as well."""
-    one = service(eip=("203.0.113.1",), lb=("203.0.113.1", "203.0.113.2"), ranges=("198.51.100.0/24",))
-    program = compiled(one, READY)
-
-    assert list(frontends(program)) == ["nodePort:30080/TCP (IPv4)", "10.96.0.1:80/TCP"]
-    assert [(finding.field, finding.severity) for finding in program.findings] == [
-        ("spec.loadBalancerSourceRanges", Severity.ERROR)
-    ] * 2
+def ranges_of(one: Service, facts: NodeFacts = FACTS) -> dict[str, list[str]]:
+    """Return the source ranges of the frontends that have any."""
+    held = frontends(compiled(one, READY, facts=facts))
+    return {text: printed(each.source_ranges) for text, each in held.items() if each.source_ranges}
 
 
-def test_honoured_source_ranges_go_with_the_load_balancer_ip_only() -> None:
-    one = service(eip=("198.51.100.1",), lb=("203.0.113.1",), ranges=("198.51.100.0/24", "2001:db8::/32"))
-    program = compiled(one, READY, honoured=EVERYTHING)
+def test_source_ranges_go_with_the_load_balancer_ip_only() -> None:
+    """F1: also when it is an external IP as well; V4, and a range in another says nothing."""
+    ranges = ("198.51.100.0/24", "2001:db8::/32", "198.51.100.128/25")
+    one = service(eip=("198.51.100.1", "203.0.113.2"), lb=("203.0.113.1", "203.0.113.2"), ranges=ranges)
 
-    assert {text: printed(one.source_ranges) for text, one in frontends(program).items() if one.source_ranges} == {
+    assert ranges_of(one) == {"203.0.113.1:80/TCP": ["198.51.100.0/24"], "203.0.113.2:80/TCP": ["198.51.100.0/24"]}
+
+
+def test_where_the_node_may_pass_so_may_the_load_balancer_ips() -> None:
+    """F4: a host that has such an address has it as source when it connects to it."""
+    here = msgspec.structs.replace(FACTS, node_ips=(parse_address("192.0.2.1"), parse_address("2001:db8::1")))
+    one = service(lb=("203.0.113.1", "203.0.113.2", "2001:db8::9"), ranges=("192.0.2.0/24",))
+    own = ["192.0.2.0/24", "203.0.113.1/32", "203.0.113.2/32"]
+
+    assert ranges_of(one, here) == {"203.0.113.1:80/TCP": own, "203.0.113.2:80/TCP": own}
+    assert ranges_of(service(lb=("203.0.113.1",), ranges=("198.51.100.0/24",)), here) == {
         "203.0.113.1:80/TCP": ["198.51.100.0/24"]
     }
 
@@ -251,8 +246,8 @@ def test_hairpin_looks_only_at_pools_that_are_used() -> None:
     """A local endpoint out of this zone is reached by Local traffic only."""
     slices = one_slice(endpoint("10.244.1.1", node="n1", zones=("b",)), endpoint("10.244.2.1", zones=("a",)))
 
-    assert only_port(compiled(service(external_local=True), slices)).hairpin == ()
-    local = compiled(service(external_local=True), slices, honoured=Honoured(local=True))
+    assert only_port(compiled(service(), slices)).hairpin == ()
+    local = compiled(service(external_local=True), slices)
     assert only_port(local).hairpin == (parse_address("10.244.1.1"),)
 
 
@@ -261,7 +256,7 @@ def test_an_endpoint_that_only_cluster_traffic_could_reach_has_no_hairpin_when_t
     slices = one_slice(endpoint("10.244.1.1", node="n1"), endpoint("10.244.1.2", node=None))
     one = service(ports=(HTTP._replace(node_port=0),), internal_local=True)
 
-    assert only_port(compiled(one, slices, honoured=EVERYTHING)).hairpin == (parse_address("10.244.1.1"),)
+    assert only_port(compiled(one, slices)).hairpin == (parse_address("10.244.1.1"),)
 
 
 def test_compile_all_compiles_every_service() -> None:

@@ -9,15 +9,14 @@ from kpx.model.endpointslice import Endpoint, EndpointSlice, SlicePort
 from kpx.model.facts import NodeFacts
 from kpx.policy.desired import Reason
 from kpx.policy.eligibility import Eligible, choose, in_local_pool, join
-from kpx.policy.honoured import EVERYTHING, Honoured
 
 
-def chosen(*slices: EndpointSlice, facts: NodeFacts = FACTS, honoured: Honoured = EVERYTHING) -> Eligible:
-    return choose(join(slices, "http", TCP), facts, honoured, uses_cluster=True, uses_local=True)
+def chosen(*slices: EndpointSlice, facts: NodeFacts = FACTS) -> Eligible:
+    return choose(join(slices, "http", TCP), facts, uses_cluster=True, uses_local=True)
 
 
-def of(*endpoints: Endpoint, honoured: Honoured = EVERYTHING) -> Eligible:
-    return chosen(one_slice(*endpoints), honoured=honoured)
+def of(*endpoints: Endpoint) -> Eligible:
+    return chosen(one_slice(*endpoints))
 
 
 def reasons(eligible: Eligible) -> list[Reason]:
@@ -101,13 +100,6 @@ def test_an_endpoint_published_while_not_ready_is_used_although_it_terminates() 
     eligible = of(Endpoint(endpoint("10.244.1.1").address, ready=True, serving=False, terminating=True))
 
     assert eligible.any
-
-
-def test_without_the_terminating_fallback_nothing_is_left() -> None:
-    eligible = of(endpoint("10.244.1.1", "draining"), honoured=Honoured(terminating=False))
-
-    assert not eligible.any
-    assert reasons(eligible) == [Reason.NOT_READY]
 
 
 def test_the_local_set_falls_back_on_its_own() -> None:

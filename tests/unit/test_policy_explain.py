@@ -31,7 +31,6 @@ from kpx.model.service import Service, ServicePort
 from kpx.policy.compile import compile_service
 from kpx.policy.desired import Source
 from kpx.policy.explain import explain
-from kpx.policy.honoured import EVERYTHING, HONOURED, Honoured
 from kpx.policy.story import Packet, Story
 
 CIDR = ServiceCIDR(ObjectName("", "kubernetes"), (parse_prefix("10.96.0.0/16"), parse_prefix("192.0.2.96/28")))
@@ -45,11 +44,10 @@ def ask(
     source: str | None = None,
     slices: tuple[EndpointSlice, ...] = (READY,),
     facts: NodeFacts = FACTS,
-    honoured: Honoured = HONOURED,
 ) -> Story:
     """Ask about `address port protocol`; the slices belong to the first Service."""
     claims = claims_for(*services)
-    programs = [compile_service(one, slices if one is services[0] else (), facts, claims, honoured) for one in reversed(services)]
+    programs = [compile_service(one, slices if one is services[0] else (), facts, claims) for one in reversed(services)]
     address, port, protocol = where.split()
     packet = Packet(
         parse_address(address), int(port), {"tcp": TCP, "udp": UDP}[protocol], None if source is None else parse_address(source)
@@ -284,24 +282,19 @@ def test_a_lost_cluster_ip_is_told_for_a_port_only_the_loser_has() -> None:
     assert "Service shop/web asks for it too; it belongs to a/old, which is older." in story.steps
 
 
-def test_a_restricted_load_balancer_ip_that_is_not_forwarded() -> None:
-    story = ask("203.0.113.1 80 tcp", service(lb=("203.0.113.1",), ranges=("198.51.100.0/24",)))
+def test_an_external_ip_that_is_not_admitted() -> None:
+    """V2."""
+    facts = msgspec.structs.replace(FACTS, external_ip_ranges=(parse_prefix("198.51.100.0/24"),))
+    story = ask("203.0.113.1 80 tcp", service(eip=("203.0.113.1",)), facts=facts)
 
     assert story.verdict == "pass"
-    assert "source ranges are not enforced yet" in story.steps[1]
+    assert "external IPs outside of --external-ip-ranges are not answered" in story.steps[1]
 
 
-def test_a_policy_that_is_not_honoured_is_noted_where_it_matters() -> None:
-    one = service(external_local=True)
-
-    assert any("spec.externalTrafficPolicy" in step for step in ask("192.0.2.1 30080 tcp", one).steps)
-    assert not any("TrafficPolicy" in step for step in ask("10.96.0.1 80 tcp", one).steps)
-
-
-def test_honoured_policy_local_tells_sources_apart() -> None:
+def test_policy_local_tells_sources_apart() -> None:
     """M9, M10, M11."""
     slices = (one_slice(endpoint("10.244.2.1")),)
-    story = ask("192.0.2.1 30080 tcp", service(external_local=True), slices=slices, honoured=EVERYTHING)
+    story = ask("192.0.2.1 30080 tcp", service(external_local=True), slices=slices)
 
     assert story.verdict == "drop"
     assert any(step.startswith("From a pod or this node: new flows go to the cluster pool") for step in story.steps)
@@ -312,7 +305,7 @@ def test_honoured_policy_local_tells_sources_apart() -> None:
 
 
 def test_the_local_pool_has_reasons_of_its_own() -> None:
-    story = ask("192.0.2.1 30080 tcp", service(external_local=True), source="198.51.100.7", honoured=EVERYTHING)
+    story = ask("192.0.2.1 30080 tcp", service(external_local=True), source="198.51.100.7")
 
     assert story.pool == "local"
     assert [(str(fate.backend), fate.chosen, fate.reason.value) for fate in story.endpoints] == [
@@ -322,12 +315,12 @@ def test_the_local_pool_has_reasons_of_its_own() -> None:
     ]
 
 
-def test_honoured_source_ranges_keep_others_out() -> None:
+def test_source_ranges_keep_others_out() -> None:
     """F2, F3."""
     one = service(lb=("203.0.113.1",), ranges=("198.51.100.0/24",))
 
-    assert ask("203.0.113.1 80 tcp", one, source="198.51.100.7", honoured=EVERYTHING).verdict == "forward"
-    assert ask("203.0.113.1 80 tcp", one, source="192.0.2.7", honoured=EVERYTHING).verdict == "drop"
+    assert ask("203.0.113.1 80 tcp", one, source="198.51.100.7").verdict == "forward"
+    assert ask("203.0.113.1 80 tcp", one, source="192.0.2.7").verdict == "drop"
 
 
 def test_a_family_that_is_not_programmed_and_a_mixed_packet() -> None:

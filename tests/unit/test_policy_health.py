@@ -16,7 +16,6 @@ from kpx.policy.compile import compile_service
 from kpx.policy.desired import Backend, Reason, ServiceProgram
 from kpx.policy.eligibility import Eligible, choose, in_local_pool, join
 from kpx.policy.explain import explain
-from kpx.policy.honoured import EVERYTHING
 from kpx.policy.story import Packet, Story
 
 A, B, C = (Backend(parse_address(f"10.244.1.{number}"), 8080) for number in (1, 2, 3))
@@ -25,7 +24,7 @@ WHY = "connection refused, 2 in a row"
 
 def chosen(*endpoints: Endpoint, failing: tuple[Backend, ...] = (A,), panic: int = 0) -> Eligible:
     listed = join([one_slice(*endpoints)], "http", TCP)
-    return choose(listed, FACTS, EVERYTHING, Checked(dict.fromkeys(failing, WHY), panic), uses_cluster=True, uses_local=True)
+    return choose(listed, FACTS, Checked(dict.fromkeys(failing, WHY), panic), uses_cluster=True, uses_local=True)
 
 
 def fates(eligible: Eligible) -> list[tuple[bool, Reason]]:
@@ -131,7 +130,7 @@ def with_check(one: Service, check: HealthCheck | None, *endpoints: Endpoint) ->
     claims = Claims()
     one = msgspec.structs.replace(one, health_check=check)
     claims.update(one.name, one)
-    return compile_service(one, [one_slice(*endpoints)], FACTS, claims, EVERYTHING, HEALTH)
+    return compile_service(one, [one_slice(*endpoints)], FACTS, claims, HEALTH)
 
 
 def test_health_counts_for_services_that_ask_for_it() -> None:
@@ -139,7 +138,7 @@ def test_health_counts_for_services_that_ask_for_it() -> None:
 
     assert pod_backends(program, "10.96.0.1:80/TCP") == ["10.244.1.2:8080"]
     assert only_port(program).serving == (B,)
-    assert with_check(service(), None, ONE, TWO) == compiled(service(), one_slice(ONE, TWO), honoured=EVERYTHING)
+    assert with_check(service(), None, ONE, TWO) == compiled(service(), one_slice(ONE, TWO))
 
 
 def test_health_of_the_endpoints_own_tcp_port_says_nothing_of_udp() -> None:
@@ -150,7 +149,7 @@ def test_health_of_the_endpoints_own_tcp_port_says_nothing_of_udp() -> None:
         one = msgspec.structs.replace(service(ports=ports), health_check=check)
         claims = Claims()
         claims.update(one.name, one)
-        program = compile_service(one, [both], FACTS, claims, EVERYTHING, HEALTH)
+        program = compile_service(one, [both], FACTS, claims, HEALTH)
         return {port.name.port: len(port.serving) for port in program.ports}
 
     assert backends(CHECK) == {"http": 1, "dns": 2}

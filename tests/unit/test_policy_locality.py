@@ -12,7 +12,6 @@ from kpx.model.health_check import CheckKind, EndpointHealth, Failing, HealthChe
 from kpx.model.service import ServicePort
 from kpx.policy.compile import compile_service
 from kpx.policy.desired import NOT_LOCAL, LocalPolicies
-from kpx.policy.honoured import EVERYTHING
 from kpx.policy.locality import Locality, locality
 
 V4, V6 = Family.IPV4, Family.IPV6
@@ -31,11 +30,10 @@ def test_policies_cluster_ask_for_nothing() -> None:
     assert locality(program) == {}
 
 
-def test_program_says_what_is_asked_even_where_local_is_not_honoured() -> None:
+def test_program_says_what_is_asked_of_the_node() -> None:
     asked = msgspec.structs.replace(service(external_local=True), health_check_node_port=30400)
 
     assert compiled(asked).local == LocalPolicies(external=True, health_check_port=30400)
-    assert compiled(asked, honoured=EVERYTHING).local == compiled(asked).local
 
 
 @pytest.mark.parametrize(
