@@ -21,7 +21,7 @@ from kpx.host.features import Check
 from kpx.host.ipvs_sysctls import CONNTRACK
 from kpx.host.modules import Module, load, may_load, module, program_path
 from kpx.host.sysctl import SYS, may_be_set, read_sysctl
-from kpx.kernel.extensions import has_match, has_set_type
+from kpx.kernel.extensions import has_match, has_nf_tables, has_set_type
 from kpx.kernel.ipset import IpSets
 from kpx.kernel.iptables import Iptables
 from kpx.kernel.ipvs import Ipvs
@@ -44,6 +44,7 @@ PROGRAMS: Final = {
 }
 
 AS_ROOT: Final = "run kpx as root, for example with sudo"
+WHY_NF_TABLES: Final = "ipvs leaves session affinity, Local policies and source ranges to it"
 KERNEL_PACKAGE: Final = "install the modules of this kernel (such as linux-image-amd64, kernel-modules), or run one that has it"
 
 
@@ -69,6 +70,8 @@ def ask(families: Sequence[Family], loading: bool) -> Iterator[Check]:
         yield door
         return
     with contextlib.closing(Netlink()) as netlink:
+        tables = need("nf_tables", lambda: [] if has_nf_tables(netlink) else ["nf_tables"], loading)
+        yield tables if tables.ok else tables._replace(found=f"{tables.found}; {WHY_NF_TABLES}")
         sets = need("ip_set", lambda: _missing("ip_set", lambda: IpSets(netlink)), loading)
         yield sets
         if sets.ok:

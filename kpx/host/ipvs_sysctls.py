@@ -45,9 +45,6 @@ def wanted(kernel: tuple[int, int], run_estimation: bool = True, strict_arp: boo
     result = [
         Sysctl(CONNTRACK, "1", "traffic through virtual servers can be masqueraded"),
         Sysctl("net.ipv4.vs.expire_nodest_conn", "1", "connections to an endpoint that is gone end at once (D8)"),
-        Sysctl(
-            "net.ipv4.vs.expire_quiescent_template", "1", "session affinity does not send new connections to a draining endpoint"
-        ),
     ]
     if kernel >= REUSE_SINCE:
         why = "a client that uses a port again is sent to an endpoint of today"

@@ -38,7 +38,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         masquerade_all: see 6.4.
         per_address: the data plane needs a row for each address that answers on a node port, so all of them are facts (D10);
             without it, an address that comes to a family in which any answers is no news.
-        scheduler, mark_bits, drain_timeout_s, drain_grace_s: see `NodeFacts`.
+        external_ip_ranges, answer_ping, drop_invalid, scheduler, mark_bits, drain_timeout_s, drain_grace_s: see `NodeFacts`.
     """
 
     name: str
@@ -48,6 +48,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
     masquerade_all: bool = False
     per_address: bool = False
+    external_ip_ranges: tuple[Prefix, ...] | None = None
+    answer_ping: bool = False
+    drop_invalid: bool = False
     scheduler: str = "rr"
     mark_bits: int = 0x3000
     drain_timeout_s: float = 3600.0
@@ -79,6 +82,9 @@ def node_facts(settings: NodeSettings, node: Node | None, host: HostAddresses) -
         node_port_any=match_all,
         local_detector=detector,
         masquerade_all=settings.masquerade_all,
+        external_ip_ranges=settings.external_ip_ranges,
+        answer_ping=settings.answer_ping,
+        drop_invalid=settings.drop_invalid,
         scheduler=settings.scheduler,
         mark_bits=settings.mark_bits,
         drain_timeout_s=settings.drain_timeout_s,

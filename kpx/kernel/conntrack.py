@@ -14,10 +14,16 @@ DUMPS_MAX = 3
 
 
 class ConntrackFlows:
-    """The flows the kernel tracks, through one netlink socket."""
+    """
+    The flows the kernel tracks, through one netlink socket.
+
+    Attributes:
+        missed: the table changed under every dump of the last `udp`, so that it may lack flows.
+    """
 
     def __init__(self, netlink: Netlink) -> None:
         self._netlink = netlink
+        self.missed = False
 
     def udp(self, family: int) -> list[wire.Flow]:
         """
@@ -34,7 +40,8 @@ class ConntrackFlows:
                 if datagram is not read:  # one datagram holds many messages
                     flows.update(dict.fromkeys(wire.parse_flows(datagram)))
                     read = datagram
-            if not self._netlink.interrupted:
+            self.missed = self._netlink.interrupted
+            if not self.missed:
                 break
         return list(flows)
 

@@ -1,4 +1,4 @@
-"""Which of netfilter's extensions this kernel has: types of ipsets, matches of iptables; asking loads their modules at most."""
+"""Which parts of netfilter this kernel has: nf_tables, types of ipsets, matches of iptables; asking loads modules at most."""
 
 from __future__ import annotations
 
@@ -8,10 +8,30 @@ import socket
 from kpx.errors import KernelError, PermissionDenied
 from kpx.kernel.netlink import Netlink
 from kpx.kernel.wire import extension as wire
+from kpx.kernel.wire import nft
 
 NFPROTO = {4: 2, 6: 10}
 ABSENT = (errno.ENOENT, errno.EPROTONOSUPPORT, errno.ENOPROTOOPT, errno.EOPNOTSUPP, errno.EINVAL, wire.IPSET_ERR_FIND_TYPE)
 """Answers that mean no: EINVAL comes from netfilter netlink when a whole subsystem is missing."""
+
+
+def has_nf_tables(netlink: Netlink) -> bool:
+    """
+    Tell whether the kernel has nf_tables.
+
+    Raises:
+        PermissionDenied: without CAP_NET_ADMIN.
+    """
+    (sequence,) = netlink.sequences(1)
+    try:
+        netlink.request(nft.get_table(sequence, nft.NFPROTO_IPV4, "kpx"), sequence, "look for nf_tables")
+    except KernelError as error:
+        if error.errno == errno.ENOENT:
+            return True  # there is no such table, says nf_tables
+        if error.errno in ABSENT:
+            return False
+        raise
+    return True
 
 
 def has_set_type(netlink: Netlink, family: int, kind: str) -> bool:

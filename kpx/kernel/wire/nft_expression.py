@@ -16,12 +16,13 @@ PAYLOAD_NETWORK, PAYLOAD_TRANSPORT = 1, 2
 META_MARK, META_IIFNAME, META_L4PROTO = 3, 6, 16
 CT_STATE, CT_STATUS, CT_PROTO_DST, CT_DST_IP, CT_DST_IP6 = 0, 2, 12, 20, 22
 CT_DIR_ORIGINAL = 0
-CT_STATE_NEW_BIT = 8
+CT_STATE_INVALID_BIT, CT_STATE_NEW_BIT = 1, 8
 CT_STATUS_DNAT_BIT = 32
 CMP_EQ, CMP_NEQ = 0, 1
-FIB_ADDRTYPE, FIB_F_DADDR = 3, 2
+FIB_ADDRTYPE, FIB_F_SADDR, FIB_F_DADDR = 3, 1, 2
 RTN_LOCAL = 2
 NAT_DNAT = 1
+DYNSET_DELETE = 2
 MASQ_RANDOM_FULLY = 16
 ICMP_PORT_UNREACHABLE, ICMPV6_PORT_UNREACHABLE = 3, 4
 
@@ -56,9 +57,9 @@ def fib_type(flag: int, word: int) -> bytes:
     return _expression("fib", be32(1, register(word)), be32(2, FIB_ADDRTYPE), be32(3, flag))
 
 
-def random_below(modulus: int, word: int) -> bytes:
-    """Load a random number in 0..modulus-1, host order (nft_numgen.c)."""
-    return _expression("numgen", be32(1, register(word)), be32(2, modulus), be32(3, 1), be32(4, 0))
+def random_below(modulus: int, word: int, first: int = 0) -> bytes:
+    """Load one of `modulus` numbers from `first` on at random, host order (nft_numgen.c)."""
+    return _expression("numgen", be32(1, register(word)), be32(2, modulus), be32(3, 1), be32(4, first))
 
 
 def compare(operator: int, value: bytes, word: int) -> bytes:
@@ -118,6 +119,11 @@ def update_map(name: str, key: int, data: int, timeout_ms: int) -> bytes:
     )
 
 
+def delete_from_map(name: str, key: int, data: int) -> bytes:
+    """Take away the element whose key registers hold, if there is one; those of `data` are not looked at, but must be set."""
+    return _expression("dynset", string(1, name), be32(3, DYNSET_DELETE), be32(4, register(key)), be32(5, register(data)))
+
+
 def update_set(name: str, key: int, timeout_ms: int) -> bytes:
     """Put what a register holds into a set, or give it a new life when it is there (nft_dynset.c)."""
     return _expression("dynset", string(1, name), be32(3, 1), be32(4, register(key)), be64(6, timeout_ms))
@@ -127,6 +133,11 @@ def dnat(family: int, address: int, port: int) -> bytes:
     """Rewrite the destination to the address and port in two registers (nft_nat.c)."""
     low, high = register(address), register(port)
     return _expression("nat", be32(1, NAT_DNAT), be32(2, family), be32(3, low), be32(4, low), be32(5, high), be32(6, high))
+
+
+def dnat_address(family: int, address: int) -> bytes:
+    """Rewrite the destination to the address in a register, and no port (nft_nat.c)."""
+    return _expression("nat", be32(1, NAT_DNAT), be32(2, family), be32(3, register(address)), be32(4, register(address)))
 
 
 def masquerade() -> bytes:
