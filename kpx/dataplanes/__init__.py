@@ -1,5 +1,5 @@
 """
-How desired state becomes kernel rows: one directory a data plane, one line each in `registry`.
+How desired state becomes kernel rows: one directory a data plane, one line each in `registry`, and `composed` of two of them.
 
 In: `ServiceProgram`s and `NodeFacts`. Out: rows (pure), and the kernel kept equal to them (I/O at the edge).
 Never: policy decisions, one data plane importing another.

@@ -10,12 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
-from kpx.model.addresses import Address
+from kpx.dataplanes.way import Hook
+from kpx.model.addresses import Address, Prefix
 from kpx.model.facts import NodeFacts
 from kpx.model.node import ServiceCIDR
-from kpx.policy.desired import Backend, Frontend, FrontendKind, ServiceProgram
+from kpx.policy.desired import Backend, Frontend, FrontendKind, ServiceProgram, Source
 from kpx.reconcile.plan import Outcome, Plan
 from kpx.reconcile.rows import Key, Rows, Table, Value
+
+
+class KernelVerdict(NamedTuple):
+    """
+    What rows do with new flows of one kind of source.
+
+    Args:
+        action: "forward", "reject", "drop", or "pass" where it is left to another data plane.
+        backends: in slot order; empty unless the action is "forward".
+        masquerade: the endpoint sees an address of this node; one that reaches itself sees it in any case (M16).
+    """
+
+    action: str
+    backends: tuple[Backend, ...] = ()
+    masquerade: bool = False
 
 
 class KernelFrontend(NamedTuple):
@@ -24,18 +40,27 @@ class KernelFrontend(NamedTuple):
 
     Args:
         kind: None when rows cannot tell an external IP from a load-balancer IP; then CLUSTER_IP or NODE_PORT only.
-        action: "forward", "reject" or "drop".
-        backends: in slot order.
-        masquerade: "always", "unless-pod", "hairpin-only".
+        pod, host, outside: what becomes of each kind of source.
         affinity_timeout_s: None without session affinity.
+        source_ranges: only these sources may pass, sorted (F1); empty means all.
     """
 
     frontend: Frontend
     kind: FrontendKind | None
-    action: str
-    backends: tuple[Backend, ...]
-    masquerade: str
-    affinity_timeout_s: int | None
+    pod: KernelVerdict
+    host: KernelVerdict
+    outside: KernelVerdict
+    affinity_timeout_s: int | None = None
+    source_ranges: tuple[Prefix, ...] = ()
+
+    def verdict(self, source: Source) -> KernelVerdict:
+        """Return what becomes of a kind of source."""
+        return {Source.POD: self.pod, Source.HOST: self.host, Source.OUTSIDE: self.outside}[source]
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """Every endpoint that some kind of source may reach: those for pods first, each once."""
+        return tuple(dict.fromkeys((*self.pod.backends, *self.host.backends, *self.outside.backends)))
 
 
 class AffinityEntry(NamedTuple):
@@ -114,6 +139,13 @@ class Dataplane(Protocol):
         Tell whether rows refuse new flows to an address that no frontend catches (R5, R6); None leaves them alone. Pure.
 
         `host` is all addresses of this host, which are never refused.
+        """
+
+    def hooks(self, rows: Rows, facts: NodeFacts, host: Collection[Address]) -> Iterable[Hook]:
+        """
+        Return what rows, and the rules they rely on, do to packets at each hook of the kernel, for `kpx.dataplanes.way`. Pure.
+
+        `host` is all addresses of this host.
         """
 
     def row_command(self, table: Table, key: Key, value: Value) -> str:

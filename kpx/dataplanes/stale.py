@@ -85,12 +85,17 @@ def needs_flush(before: Iterable[PortProgram], after: Iterable[PortProgram]) -> 
     return not _refuges(port for port in after if port.serving).keys() <= _refuges(port for port in before if port.serving).keys()
 
 
+def refuges_of(port: PortProgram) -> tuple[Backend, ...]:
+    """Return the endpoints of a port whose flows live on."""
+    return port.serving or port.listed
+
+
 def _refuges(ports: Iterable[PortProgram]) -> Refuges:
     result: Refuges = {}
     for port in ports:
         if port.name.protocol != Protocol.UDP:
             continue
-        refuges = frozenset(port.serving or port.listed)
+        refuges = frozenset(refuges_of(port))
         for program in port.frontends:
             result[_key(program.frontend)] = refuges
     return result

@@ -2,8 +2,8 @@
 Carry a plan out: IPVS and ipsets have no transactions, so every prefix of what is written is legal (16.2, D16, D22).
 
 A plan comes ordered by rank; writes go out in that order, as many to a datagram as belong to one kernel interface. What is
-special here: a removed TCP destination is not deleted but drained (G1); a virtual server of somebody else is never touched, and
-keeps the whole frontend out (D18); one destination that is refused keeps nothing else out (16.11).
+special here: a removed destination is not deleted but drained, unless it is one of UDP (G1); a virtual server of somebody else is
+never touched, and keeps the whole frontend out (D18); one destination that is refused keeps nothing else out (16.11).
 
 A first sync is some hundred thousand operations, of which the kernel takes a few microseconds each. So operations that are alike
 are taken together, and their keys go to the kernel as they are: nothing here looks at each, unless something is the matter.
@@ -103,12 +103,14 @@ class Writer:
         self._barred: dict[bytes, tuple[int, str]] = {}
         self._recorded: dict[bytes, Operation] = {}
         self._deleted: frozenset[bytes] = frozenset()
+        self._staying: frozenset[Key] = frozenset()
 
     def write(self, batches: Sequence[Batch]) -> list[Failure]:
         """Write batches in their order; return the operations that did not take effect."""
         for verb, table, operations in batches:
             if table.name == "virtual-servers":
                 self._prepare(verb, _keys(operations))
+        self._staying = _staying(batches)
         for verb, table, operations in batches:
             able = self._able(table, operations)
             if not able:
@@ -206,8 +208,8 @@ class Writer:
 
     def _remove_destinations(self, operations: list[Operation]) -> None:
         removed = [o for o in operations if server_of(self._family, _key(o)) not in self._deleted]
-        drained = [o for o in removed if _key(o)[_protocol_at(self._family)] == Protocol.TCP]
-        deleted = [o for o in removed if _key(o)[_protocol_at(self._family)] != Protocol.TCP]
+        drained = [o for o in removed if _key(o)[_protocol_at(self._family)] != Protocol.UDP]
+        deleted = [o for o in removed if _key(o)[_protocol_at(self._family)] == Protocol.UDP and o.key not in self._staying]
         if drained:
             self._drains.begin(self._family, _keys(drained))
             refused = self._send_destinations(SET_DESTINATION, drained, 0)
@@ -222,10 +224,10 @@ class Writer:
                 self._fail(operation, number, bar=False)
 
     def _place(self, verb: Verb, operations: list[Operation]) -> None:
-        """Put destinations in place; one that drains gets its weight back and keeps its connections (G3)."""
+        """Put destinations in place; one that is there with another weight keeps its connections (G3)."""
         back: set[bytes] = set()
-        if verb is Verb.ADD and self._drains:
-            back = {key for key in _keys(operations) if self._drains.holds(self._family, key)}
+        if verb is Verb.ADD and (self._drains or self._staying):
+            back = {key for key in _keys(operations) if key in self._staying or self._drains.holds(self._family, key)}
         fresh = [o for o in operations if o.key not in back] if back else operations
         self._put(NEW_DESTINATION if verb is Verb.ADD else SET_DESTINATION, fresh)
         if back:
@@ -255,6 +257,15 @@ class Writer:
         """Write a message for each operation; return those that were refused."""
         numbers = self._doors.ipvs.write(messages)
         return [(o, number) for o, number in zip(operations, numbers, strict=True) if number] if any(numbers) else []
+
+
+def _staying(batches: Sequence[Batch]) -> frozenset[Key]:
+    """Return the destinations that pass from one of their two tables to the other, so that only their weight changes."""
+    places = [batch for batch in batches if BY_NAME[batch.table.name].kind is Kind.DESTINATION]
+    if not any(batch.table.name == "spared" for batch in places):
+        return frozenset()
+    removed = {o.key for batch in places if batch.verb is Verb.REMOVE for o in batch.operations}
+    return frozenset(o.key for batch in places if batch.verb is not Verb.REMOVE for o in batch.operations if o.key in removed)
 
 
 def _keys(operations: Iterable[Operation]) -> list[bytes]:

@@ -1,7 +1,8 @@
 """
 Read the kernel back as rows: our sets, the virtual servers they record as ours, the destinations of these.
 
-Whose a virtual server is, the set `servers` says (D18). A destination of weight 0 is no row: it drains.
+Whose a virtual server is, the set `servers` says (D18). A destination of weight 0 drains and is no row, but for those of UDP,
+which are the table `spared`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kpx.dataplanes.ipvs.schema import (
 from kpx.kernel.wire.ipset import Element
 from kpx.kernel.wire.ipvs import IP_VS_CONN_F_MASQ, ServerKey, ServerSettings
 from kpx.model.addresses import Family
+from kpx.model.names import Protocol
 from kpx.reconcile.rows import Key, Rows, Value
 
 Servers = dict[ServerKey, ServerSettings]
@@ -100,6 +102,7 @@ def _servers(
 ) -> tuple[Rows, tuple[bytes, ...], frozenset[bytes]]:
     virtual: dict[Key, Value] = {}
     destinations: dict[Key, Value] = {}
+    spared: dict[Key, Value] = {}
     draining: list[bytes] = []
     foreign: set[bytes] = set()
     for server, settings in servers.items():
@@ -112,10 +115,13 @@ def _servers(
         virtual[key] = settings
         for (address, port), state in doors.ipvs.destinations(server):
             place = key + address + port.to_bytes(2, "big")
-            if not state.weight:
+            if not state.weight and server.protocol == Protocol.UDP:
+                spared[place] = 0
+            elif not state.weight:
                 draining.append(place)
             else:
                 # Somebody's other forwarding method is a difference that a weight of ours mends.
                 destinations[place] = state.weight if state.method == IP_VS_CONN_F_MASQ else -state.method
-    rows = {TABLES[family, "virtual-servers"]: virtual, TABLES[family, "destinations"]: destinations}
+    found = {"virtual-servers": virtual, "destinations": destinations, "spared": spared}
+    rows = {TABLES[family, name]: content for name, content in found.items()}
     return {table: content for table, content in rows.items() if content}, tuple(draining), frozenset(foreign)

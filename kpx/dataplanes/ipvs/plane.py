@@ -1,5 +1,7 @@
 """
-The ipvs data plane: virtual servers, ipsets, and a constant handful of iptables rules (docs/dataplane-ipvs.md).
+The IPVS part of the ipvs data plane: virtual servers, ipsets, a constant handful of iptables rules (docs/dataplane-ipvs.md).
+
+It carries the frontends a virtual server can serve, and brings the others nowhere, so that nftables finds them (decision 0019).
 
 Ownership: the sets and chains whose names begin with KPX-, the routing rule and table of `schema`, and the virtual servers that
 the sets `KPX-SERVERS` and `KPX6-SERVERS` record (ADR 0010). A restarted process knows its objects by these; all others are left
@@ -14,18 +16,17 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend, Listed, Observed, Refusal
-from kpx.dataplanes.ipvs import firewall, observe, reading, render, rules
+from kpx.dataplanes.ipvs import firewall, observe, reading, render, rules, walk
 from kpx.dataplanes.ipvs.apply import Batch, Writer, batches
 from kpx.dataplanes.ipvs.audit import audit
 from kpx.dataplanes.ipvs.doors import Doors, close_doors
 from kpx.dataplanes.ipvs.draining import Drains
 from kpx.dataplanes.ipvs.leaving import Leaving
 from kpx.dataplanes.ipvs.schema import FAMILIES, ROUTE_PRIORITY, ROUTE_TABLE, TABLES, shapes
-from kpx.dataplanes.ipvs.templates import affinity_of
 from kpx.dataplanes.ipvs.watch import Watch
+from kpx.dataplanes.way import Hook
 from kpx.errors import KernelError
 from kpx.kernel import routing
-from kpx.kernel.ip_vs_conn import connections
 from kpx.kernel.routing import PolicyRoute
 from kpx.model.addresses import Address, Family
 from kpx.model.facts import NodeFacts
@@ -92,6 +93,10 @@ class IpvsDataplane:
     def refusal_of(self, rows: Rows, destination: Address, host: Collection[Address]) -> Refusal | None:
         """Tell whether rows refuse an address that no frontend catches. Pure."""
         return reading.refusal_of(rows, destination, host)
+
+    def hooks(self, rows: Rows, facts: NodeFacts, host: Collection[Address]) -> Iterable[Hook]:
+        """Return what rows do to packets at each hook. Pure."""
+        return walk.hooks_of(rows, facts, host)
 
     def row_command(self, table: Table, key: Key, value: Value) -> str:
         """Return the ipvsadm or ipset command that adds the row. Pure."""
@@ -219,12 +224,12 @@ class IpvsDataplane:
                 change(keys)
 
     def forget_affinity(self, gone: Callable[[AffinityEntry], bool]) -> int:
-        """Do nothing: the kernel itself drops affinity to a destination that is gone or takes nothing new (A4, G5)."""
+        """Do nothing: no virtual server of ours remembers clients."""
         return 0
 
     def affinity(self) -> list[AffinityEntry]:
-        """Return the live affinity entries of our virtual servers, sorted."""
-        return affinity_of(self.observe().rows, connections())
+        """Return none: frontends with session affinity are carried by nftables."""
+        return []
 
     def missing_schedulers(self, names: Collection[str]) -> frozenset[str]:
         """Return those of the schedulers that this kernel does not have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from kpx.dataplanes.base import KernelFrontend, Refusal
+from kpx.dataplanes.base import KernelFrontend, KernelVerdict, Refusal
 from kpx.dataplanes.ipvs.schema import (
     BY_NAME,
     FAMILIES,
@@ -24,13 +24,15 @@ from kpx.reconcile.rows import Key, Rows, Table, Value
 
 _OPTIONS = {Protocol.TCP: "-t", Protocol.UDP: "-u", Protocol.SCTP: "--sctp-service"}
 _NODE_PORT = Address(b"")
+_PASS, _REJECT = KernelVerdict("pass"), KernelVerdict("reject")
 
 
 def frontends_of(rows: Rows) -> list[KernelFrontend]:
     """
     Return the frontends the rows describe, sorted; a node port once, however many addresses it answers on.
 
-    A virtual server without an element that steers packets to it is no frontend yet, or no more.
+    A virtual server without an element that steers packets to it is no frontend yet, or no more. What becomes of new flows that
+    nftables carries its rows say; here they pass.
     """
     found: dict[Frontend, KernelFrontend] = {}
     for family in Family:
@@ -64,16 +66,14 @@ def _frontend(rows: Rows, family: Family, table: str, key: bytes, backends: list
         kind, frontend = FrontendKind.NODE_PORT, frontend._replace(address=_NODE_PORT)
     elif frontend.address in rows.get(TABLES[family, "cluster-ips"], {}):
         kind = FrontendKind.CLUSTER_IP
+    if key in rows.get(TABLES[family, "by-nftables"], {}):
+        return KernelFrontend(frontend, kind, _PASS, _PASS, _PASS)
     if not backends or key in rows.get(TABLES[family, "refused"], {}):
-        return KernelFrontend(frontend, kind, "reject", (), "", None)
-    timeout = settings.timeout_s if settings.flags & IP_VS_SVC_F_PERSISTENT else None
-    return KernelFrontend(frontend, kind, "forward", tuple(backends), _masquerade(rows, family, key), timeout)
-
-
-def _masquerade(rows: Rows, family: Family, key: bytes) -> str:
-    if key in rows.get(TABLES[family, "masq-all"], {}):
-        return "always"
-    return "unless-pod" if key in rows.get(TABLES[family, "masq-nonpod"], {}) else "hairpin-only"
+        return KernelFrontend(frontend, kind, _REJECT, _REJECT, _REJECT)
+    everybody = key in rows.get(TABLES[family, "masq-all"], {})
+    pod = KernelVerdict("forward", tuple(backends), everybody)
+    others = pod._replace(masquerade=everybody or key in rows.get(TABLES[family, "masq-nonpod"], {}))
+    return KernelFrontend(frontend, kind, pod, others, others)
 
 
 def refusal_of(rows: Rows, destination: Address, host: Collection[Address]) -> Refusal | None:

@@ -97,11 +97,26 @@ class _Writing:
         )
         steering = (
             ("flows that somebody else translates", "-m conntrack --ctstate DNAT -j RETURN"),
+            # V12: nftables may carry a node port that has the number. Delivered here anyway, they are refused in KPX-INPUT.
+            *(
+                ()
+                if retiring
+                else (
+                    (
+                        "frontends without endpoints at addresses of this host",
+                        f"{new} {self.to('refused', 'dst,dst')} -m addrtype --dst-type LOCAL {self.mark(self.steer)}",
+                    ),
+                )
+            ),
             ("frontends without endpoints", f"{new} {self.to('refused', 'dst,dst')} -j RETURN"),
             *(
                 (("new flows are for another data plane", f"{new} -j RETURN"), ("and so is UDP", "-p udp -j RETURN"))
                 if retiring
                 else ()
+            ),
+            (
+                "what nftables carries, but for flows that began here",
+                f"{new} ! --ctstatus CONFIRMED {self.to('by-nftables', 'dst,dst')} -j RETURN",
             ),
             ("frontends", f"{self.to('frontends', 'dst,dst')} -j KPX-STEER"),
             ("node ports", f"{self.to('node-ports', 'dst,dst')} -j KPX-STEER"),
@@ -162,6 +177,7 @@ class _Writing:
             (
                 without_endpoints,
                 ("only new flows are refused", "-m conntrack ! --ctstate NEW -j RETURN"),
+                ("what nftables carries it also refuses", f"{self.to('by-nftables', 'dst,dst')} -j RETURN"),
                 ("addresses of this host are its own", "-m addrtype --dst-type LOCAL -j RETURN"),
                 (
                     "a port that a ClusterIP does not have",

@@ -67,13 +67,15 @@ class Schema(NamedTuple):
 
 SCHEMAS: Final = (
     Schema("servers", Kind.SERVER, 0, "the virtual servers that are ours: written before they exist, removed after them"),
-    Schema("virtual-servers", Kind.VIRTUAL_SERVER, 1, "address, protocol, port to scheduler and session affinity"),
+    Schema("virtual-servers", Kind.VIRTUAL_SERVER, 1, "address, protocol, port to scheduler"),
     Schema("destinations", Kind.DESTINATION, 2, "virtual server and endpoint to its weight"),
+    Schema("spared", Kind.DESTINATION, 4, "endpoints of UDP that keep their flows and take no new ones: of weight 0"),
     Schema("masq-all", Kind.SERVER, 3, "frontends whose clients are always masqueraded"),
     Schema("masq-nonpod", Kind.SERVER, 3, "frontends whose clients are masqueraded unless they are pods"),
     Schema("hairpin", Kind.PAIR, 3, "endpoints that may reach themselves through a frontend", shared=True),
     Schema("pods", Kind.RANGE, 3, "addresses of pods, whose own address is kept", shared=True),
     Schema("refused", Kind.SERVER, 3, "frontends without endpoints, whose new flows are not steered but refused"),
+    Schema("by-nftables", Kind.SERVER, 3, "frontends that nftables carries, whose new flows are not steered"),
     Schema("captured", Kind.ADDRESS, 3, "external and load-balancer addresses, never dropped as unowned", shared=True),
     Schema("frontends", Kind.SERVER, 4, "addresses and ports whose packets are steered to their virtual server"),
     Schema("node-ports", Kind.SERVER, 4, "the same for node ports, on each address of this node that answers"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from kpx.dataplanes.base import AffinityEntry
 from kpx.dataplanes.nftables.observe import elements_of
 from kpx.dataplanes.nftables.schema import ADDRESS_BYTES, NFPROTOS, TABLE, read_endpoint, read_frontend
+from kpx.errors import KernelError
 from kpx.kernel.netlink import Netlink, refusal
 from kpx.kernel.wire import nft, nft_element
 from kpx.kernel.wire.message import NLM_F_ACK, NLM_F_REQUEST, message
@@ -22,7 +23,7 @@ def read_affinity(netlink: Netlink, family: Family) -> list[tuple[str, bytes, Af
     """Return (map, packed key, entry) for each client remembered."""
     found = []
     for name in _MAPS:
-        for item in elements_of(netlink, family, name):
+        for item in _remembered(netlink, family, name):
             if isinstance(item.data, bytes):
                 client = Address(item.key[: ADDRESS_BYTES[family]])
                 frontend = read_frontend(family, item.key[ADDRESS_BYTES[family] :])
@@ -32,6 +33,15 @@ def read_affinity(netlink: Netlink, family: Family) -> list[tuple[str, bytes, Af
                 entry = AffinityEntry(client, frontend, backend, item.expires_ms / 1000, item.timeout_ms / 1000)
                 found.append((name, item.key, entry))
     return found
+
+
+def _remembered(netlink: Netlink, family: Family, name: str) -> Sequence[nft_element.Element]:
+    try:
+        return elements_of(netlink, family, name)
+    except KernelError as error:
+        if error.errno == errno.ENOENT:  # a table that could not be made, or that is somebody else's
+            return ()
+        raise
 
 
 def forget(netlink: Netlink, family: Family, gone: Callable[[AffinityEntry], bool]) -> int:

@@ -11,12 +11,13 @@ import errno
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend, Listed, Observed, Refusal
-from kpx.dataplanes.nftables import affinity, observe, reading, render
+from kpx.dataplanes.nftables import affinity, courtesies, observe, reading, render, walk
 from kpx.dataplanes.nftables.apply import Transactions
 from kpx.dataplanes.nftables.encode import Constant, encode, encode_table
 from kpx.dataplanes.nftables.schema import FAMILY_NAMES, NFPROTOS, TABLE
 from kpx.dataplanes.nftables.skeleton import skeleton
 from kpx.dataplanes.nftables.watch import Watch
+from kpx.dataplanes.way import Hook
 from kpx.errors import KernelError
 from kpx.kernel.netlink import Netlink
 from kpx.kernel.wire import nft
@@ -51,7 +52,11 @@ class NftablesDataplane:
 
     def render_service(self, program: ServiceProgram, facts: NodeFacts) -> Rows:
         """Return the rows of one Service. Pure."""
-        return render.render_service(program)
+        return render.render_service(program, facts)
+
+    def render_courtesies(self, program: ServiceProgram, facts: NodeFacts) -> Rows:
+        """Return the part of `render_service` that is about no frontend, for when another data plane has those. Pure."""
+        return courtesies.render(program, facts)
 
     def render_node(self, facts: NodeFacts, cidrs: Iterable[ServiceCIDR]) -> Rows:
         """Return the rows of the node. Pure."""
@@ -64,6 +69,10 @@ class NftablesDataplane:
     def refusal_of(self, rows: Rows, destination: Address, host: Collection[Address]) -> Refusal | None:
         """Tell whether rows refuse an address that no frontend catches. Pure."""
         return reading.refusal_of(rows, destination, host)
+
+    def hooks(self, rows: Rows, facts: NodeFacts, host: Collection[Address]) -> Iterable[Hook]:
+        """Return what rows do to packets at each hook. Pure."""
+        return walk.hooks_of(rows, facts, host)
 
     def row_command(self, table: Table, key: Key, value: Value) -> str:
         """Return the nft command that adds the row. Pure."""
@@ -140,8 +149,17 @@ class NftablesDataplane:
         return failures
 
     def forget_affinity(self, gone: Callable[[AffinityEntry], bool]) -> int:
-        """Delete the affinity entries for which `gone` holds."""
-        return sum(affinity.forget(self._netlink, family, gone) for family in self._present())
+        """Delete the affinity entries for which `gone` holds; a family that fails is told of once the other is done (P1)."""
+        count = 0
+        failure = None
+        for family in self._present():
+            try:
+                count += affinity.forget(self._netlink, family, gone)
+            except KernelError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        return count
 
     def affinity(self) -> list[AffinityEntry]:
         """Return the live affinity entries, sorted."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection
+from typing import Final
 
-from kpx.dataplanes.base import KernelFrontend, Refusal
-from kpx.dataplanes.nftables.chains import affinity_timeout_s, pool_size
+from kpx.dataplanes.base import KernelFrontend, KernelVerdict, Refusal
+from kpx.dataplanes.nftables.chains import ranges_of
+from kpx.dataplanes.nftables.choices import Choice, slots
+from kpx.dataplanes.nftables.remembering import affinity_timeout_s
 from kpx.dataplanes.nftables.schema import (
     ADDRESS_BYTES,
     BY_NAME,
     CHAINS,
     FAMILIES,
     ROWS,
+    endpoint_value,
     print_key,
     print_value,
     read_endpoint,
@@ -22,12 +25,21 @@ from kpx.model.addresses import Address, Family, Prefix, family_of, format_addre
 from kpx.policy.desired import Backend, Frontend, FrontendKind
 from kpx.reconcile.rows import Key, Rows, Table, Value
 
-_MASQUERADE = {
-    "goto masquerade-always": "always",
-    "goto nodeport-masquerade-always": "always",
-    "goto masquerade-unless-pod": "unless-pod",
-    "goto masquerade-hairpin": "hairpin-only",
+_MASQUERADE: Final = {
+    "goto masquerade-always": (True, True, True),
+    "goto nodeport-masquerade-always": (True, True, True),
+    "goto masquerade-unless-pod": (False, True, True),
 }
+"""Whether pods, the host and outsiders are masqueraded."""
+_KEEPING: Final = (False, True, False)
+_NOBODY: Final = (False, False, False)
+_BY_SOURCE: Final = {
+    "goto by-source": ("inside", "inside", "outside"),
+    "goto nodeport-by-source": ("inside", "inside", "outside"),
+    "goto by-host": ("outside", "inside", "outside"),
+    "goto nodeport-by-host": ("outside", "inside", "outside"),
+}
+"""For the chains that tell sources apart, which way pods, the host and outsiders go."""
 
 
 def frontends_of(rows: Rows) -> list[KernelFrontend]:
@@ -38,41 +50,56 @@ def frontends_of(rows: Rows) -> list[KernelFrontend]:
     """
     found: list[KernelFrontend] = []
     for family in Family:
-        found += _forwarded(rows, family, "frontends", "endpoints", "sticky")
-        found += _forwarded(rows, family, "nodeports", "nodeport-endpoints", "nodeport-sticky")
-        found += _refused(rows, family, "refused")
-        found += _refused(rows, family, "nodeport-refused")
+        for maps, refused in (("frontends", "refused"), ("nodeports", "nodeport-refused")):
+            for key, verdict in rows.get(ROWS[family, maps], {}).items():
+                assert isinstance(key, bytes)
+                ways = _ways(rows, family, maps, key, str(verdict))
+                found += _frontend(rows, family, key, ways) if ways else []
+            for key in rows.get(ROWS[family, refused], {}):
+                assert isinstance(key, bytes)
+                found += _frontend(rows, family, key, [KernelVerdict("reject")] * 3)
     return sorted(found, key=lambda f: f.frontend)
 
 
-def _forwarded(rows: Rows, family: Family, verdicts: str, slots: str, sticky: str) -> list[KernelFrontend]:
-    endpoints = rows.get(ROWS[family, slots], {})
-    recorded = rows.get(ROWS[family, sticky], {})
-    found = []
-    for key, verdict in rows.get(ROWS[family, verdicts], {}).items():
-        assert isinstance(key, bytes)
-        frontend = read_frontend(family, key)
-        size = pool_size(str(verdict))
-        if frontend is None or size is None:
-            continue
-        packed = [endpoints.get(key + slot.to_bytes(4, sys.byteorder)) for slot in range(size)]
-        backends = tuple(Backend(*read_endpoint(p)) for p in packed if isinstance(p, bytes))
-        timeout = _timeout(rows, family, recorded.get(key))
-        kind = _kind(rows, frontend)
-        found.append(KernelFrontend(frontend, kind, "forward", backends, _masquerade(rows, family, key, packed), timeout))
-    return found
+def _frontend(rows: Rows, family: Family, key: bytes, ways: list[KernelVerdict]) -> list[KernelFrontend]:
+    """Return the frontend with a key, given what becomes of each kind of source but for masquerading; [] when it is none."""
+    frontend = read_frontend(family, key)
+    if frontend is None:
+        return []
+    backends = [backend for way in ways for backend in way.backends]
+    masqueraded = _masquerade(rows, family, key, backends)
+    pod, host, outside = (
+        way._replace(masquerade=masquerade and way.action == "forward") for way, masquerade in zip(ways, masqueraded, strict=True)
+    )
+    recorded = rows.get(ROWS[family, "sticky" if frontend.address else "nodeport-sticky"], {})
+    keys = [key] if frontend.address else [key + endpoint_value(*backend) for backend in backends]
+    sticky = next((recorded[each] for each in keys if each in recorded), None)
+    name, comments = _target(rows, family, sticky)
+    timeout = affinity_timeout_s(name, comments) if name else None
+    ranges = ranges_of(_target(rows, family, rows.get(ROWS[family, "ranged"], {}).get(key))[1])
+    return [KernelFrontend(frontend, _kind(rows, frontend), pod, host, outside, timeout, ranges)]
 
 
-def _refused(rows: Rows, family: Family, table: str) -> list[KernelFrontend]:
-    found = []
-    for key, verdict in rows.get(ROWS[family, table], {}).items():
-        assert isinstance(key, bytes)
-        frontend = read_frontend(family, key)
-        if frontend is None:
-            continue
-        action = "drop" if verdict == "drop" else "reject"
-        found.append(KernelFrontend(frontend, _kind(rows, frontend), action, (), "", None))
-    return found
+def _ways(rows: Rows, family: Family, maps: str, key: bytes, verdict: str) -> list[KernelVerdict]:
+    """Return what becomes of pods, the host and outsiders; [] for a verdict kpx would not write."""
+    if verdict in _BY_SOURCE:
+        verdicts = {side: str(rows.get(ROWS[family, f"{maps}-{side}"], {}).get(key)) for side in ("inside", "outside")}
+        ways = {side: _way(rows, family, maps, key, verdict) for side, verdict in verdicts.items()}
+        found = [ways[side] for side in _BY_SOURCE[verdict]]
+    else:
+        found = [_way(rows, family, maps, key, verdict)] * 3
+    return [way for way in found if way is not None] if None not in found else []
+
+
+def _way(rows: Rows, family: Family, maps: str, key: bytes, verdict: str) -> KernelVerdict | None:
+    if verdict == "drop":
+        return KernelVerdict("drop")
+    choice = Choice.of(verdict)
+    if choice is None:
+        return None
+    endpoints = rows.get(ROWS[family, "endpoints" if maps == "frontends" else "nodeport-endpoints"], {})
+    packed = [endpoints.get(key + slot) for slot in slots(choice)[: choice.size]]
+    return KernelVerdict("forward", tuple(Backend(*read_endpoint(p)) for p in packed if isinstance(p, bytes)))
 
 
 def _kind(rows: Rows, frontend: Frontend) -> FrontendKind | None:
@@ -83,21 +110,24 @@ def _kind(rows: Rows, frontend: Frontend) -> FrontendKind | None:
     return FrontendKind.CLUSTER_IP if frontend.address in cluster_ips else None
 
 
-def _masquerade(rows: Rows, family: Family, key: bytes, packed: list[Value | None]) -> str:
+def _masquerade(rows: Rows, family: Family, key: bytes, backends: list[Backend]) -> tuple[bool, bool, bool]:
     if len(key) > 8:
-        verdict = rows.get(ROWS[family, "masquerades"], {}).get(key)
-    else:
-        table = rows.get(ROWS[family, "nodeport-masquerades"], {})
-        verdict = next((table.get(key + value) for value in packed if isinstance(value, bytes)), None)
-    return _MASQUERADE.get(str(verdict), "never")
+        if key in (always := rows.get(ROWS[family, "masquerades"], {})):
+            return _MASQUERADE.get(str(always[key]), _NOBODY)
+        return _KEEPING if key in rows.get(ROWS[family, "keeping"], {}) else _NOBODY
+    exact = [key + endpoint_value(*backend) for backend in backends]
+    always, keeping = (rows.get(ROWS[family, name], {}) for name in ("nodeport-masquerades", "nodeport-keeping"))
+    verdict = next((always[each] for each in exact if each in always), None)
+    if verdict is not None:
+        return _MASQUERADE.get(str(verdict), _NOBODY)
+    return _KEEPING if any(each in keeping for each in exact) else _NOBODY
 
 
-def _timeout(rows: Rows, family: Family, verdict: Value | None) -> int | None:
-    if verdict is None:
-        return None
-    name = str(verdict).removeprefix("jump ")
+def _target(rows: Rows, family: Family, verdict: Value | None) -> tuple[str, tuple[str, ...]]:
+    """Return the chain a verdict leads to, and the comments of its rules."""
+    name = str(verdict).removeprefix("jump ") if verdict is not None else ""
     comments = rows.get(CHAINS[family], {}).get(name, ())
-    return affinity_timeout_s(name, comments if isinstance(comments, tuple) else ())
+    return name, comments if isinstance(comments, tuple) else ()
 
 
 def refusal_of(rows: Rows, destination: Address, host: Collection[Address]) -> Refusal | None:
@@ -131,7 +161,7 @@ def row_command(table: Table, key: Key, value: Value) -> str:
 
 def row_frontend(table: Table, key: Key) -> Frontend | None:
     """Return the frontend a row belongs to, None for rows that several share."""
-    if table.name in ("chains", "hairpin", "captured", "cluster-ips", "node-addresses", "pod-sources", "service-cidrs"):
+    if table.name in ("chains", "node-addresses") or BY_NAME[table.name].shared or BY_NAME[table.name].interval:
         return None
     assert isinstance(key, bytes)
     family = FAMILIES[table.family]

@@ -71,6 +71,10 @@ class Words:
         """`th dport`."""
         return x.payload(x.PAYLOAD_TRANSPORT, 2, 2, word)
 
+    def source_port(self, word: int) -> bytes:
+        """`th sport`."""
+        return x.payload(x.PAYLOAD_TRANSPORT, 0, 2, word)
+
     def original_destination(self, word: int) -> bytes:
         """`ct original ip daddr`."""
         return x.ct(self.ct_destination, word, x.CT_DIR_ORIGINAL)

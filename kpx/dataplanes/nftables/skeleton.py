@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import sys
 
+from kpx.dataplanes.nftables import courtesies
 from kpx.dataplanes.nftables.rules import Chain, Rule, Words
 from kpx.dataplanes.nftables.schema import NFPROTOS
 from kpx.kernel.wire import nft_expression as x
-from kpx.kernel.wire.nft import NF_DROP, NFT_GOTO, NFT_RETURN, BaseHook
+from kpx.kernel.wire.nft import NF_DROP, NFT_GOTO, NFT_JUMP, NFT_RETURN, BaseHook
 from kpx.model.addresses import Family
 from kpx.model.facts import DetectLocal, LocalDetector, NodeFacts
 
@@ -32,6 +33,7 @@ HOOKS = {
     "filter-input": BaseHook("filter", "input", FILTER),
     "filter-forward": BaseHook("filter", "forward", FILTER),
     "filter-output": BaseHook("filter", "output", FILTER),
+    **courtesies.HOOKS,
 }
 """The base chains, by name."""
 
@@ -40,9 +42,11 @@ def skeleton(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
     """Return the constant chains of a family, those that are jumped to first."""
     return (
         *_masquerading(facts, family),
+        *_by_source(facts.local_detector, family),
         *_forwarding(facts, family),
         *_refusing(facts, family),
         *_entrances(),
+        *courtesies.strays(facts, family),
     )
 
 
@@ -52,11 +56,15 @@ def _entrances() -> tuple[Chain, ...]:
 
     new = (x.ct(x.CT_STATE, 0), x.mask(NEW, 0), x.compare(x.CMP_NEQ, ZERO, 0))
     dnated = (x.ct(x.CT_STATUS, 0), x.mask(DNATED, 0), x.compare(x.CMP_NEQ, ZERO, 0))
+    # What this host sends to itself has passed postrouting, maybe as somebody else.
+    came_in = (x.meta(x.META_IIFNAME, 0), x.compare(x.CMP_NEQ, b"lo".ljust(16, b"\0"), 0))
+    remembered = Rule("flows to an endpoint of this host", (*new, *dnated, *came_in, x.verdict(NFT_JUMP, "remembering")))
+    refused_here = Rule("new flows to this host", (*new, x.verdict(NFT_GOTO, "refusing-input")))
     return (
         entrance("prerouting", "forwarding", words="packets that come in"),
         entrance("output", "forwarding", words="packets of this host"),
         entrance("postrouting", "masquerading", *dnated, words="flows sent to an endpoint"),
-        entrance("filter-input", "refusing-input", *new, words="new flows to this host"),
+        Chain("filter-input", (remembered, refused_here), HOOKS["filter-input"]),
         entrance("filter-forward", "refusing", *new, words="new flows through this host"),
         entrance("filter-output", "refusing", *new, words="new flows of this host"),
     )
@@ -76,20 +84,55 @@ def _node_port_condition(facts: NodeFacts, family: Family) -> tuple[bytes, ...]:
 
 def _forwarding(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
     w = Words(family)
+    # An exact frontend wins over a node port, also one that has no endpoints (V12).
+    exact = (*w.frontend(), x.in_set("refused", 0, inverted=True))
     return (
         Chain(
             "forwarding",
             (
                 _taken_by_ipvs(facts),
                 *_learning_rules(facts.local_detector, family),
+                Rule("a frontend that only some sources may use", (*w.frontend(), x.map_verdict("ranged", 0))),
                 Rule("an address and port of a Service", (*w.frontend(), x.map_verdict("frontends", 0))),
                 Rule(
                     "a node port of a Service",
-                    (*_node_port_condition(facts, family), *w.node_port(), x.map_verdict("nodeports", 0)),
+                    (*_node_port_condition(facts, family), *exact, *w.node_port(), x.map_verdict("nodeports", 0)),
                 ),
+                *courtesies.pings(facts, family),
             ),
         ),
     )
+
+
+def _by_source(detector: LocalDetector, family: Family) -> tuple[Chain, ...]:
+    """Tell pods and this host from everybody else, for frontends that do not lead all to the same endpoints (M8-M12)."""
+    w = Words(family)
+    chains = []
+    for prefix, maps, key in (("", "frontends", w.frontend()), ("nodeport-", "nodeports", w.node_port())):
+        inside = x.verdict(NFT_GOTO, f"{prefix}from-inside")
+        by_host = Rule("this host", (*_from_this_host(), inside))
+        pods = Rule("pods", (*_from_pods(detector, family), inside))
+        others = Rule("everybody else", (*key, x.map_verdict(f"{maps}-outside", 0)))
+        chains += [
+            Chain(f"{prefix}from-inside", (Rule("pods and this host", (*key, x.map_verdict(f"{maps}-inside", 0))),)),
+            Chain(f"{prefix}by-host", (by_host, others)),
+            Chain(f"{prefix}by-source", (pods, by_host, others)),
+        ]
+    return tuple(chains)
+
+
+def _from_this_host() -> tuple[bytes, ...]:
+    """Match what has an address of this host as source (M10)."""
+    return (x.fib_type(x.FIB_F_SADDR, 0), x.compare(x.CMP_EQ, RTN_LOCAL, 0))
+
+
+def _from_pods(detector: LocalDetector, family: Family) -> tuple[bytes, ...]:
+    """Match, on the way in, what comes from pods (6.3)."""
+    if not detector.by_interface:
+        return (Words(family).source(0), x.in_set("pod-sources", 0))
+    name = detector.interface.encode()
+    whole = name if detector.mode is DetectLocal.INTERFACE_NAME_PREFIX else name.ljust(16, b"\0")
+    return (x.meta(x.META_IIFNAME, 0), x.compare(x.CMP_EQ, whole, 0))
 
 
 def _taken_by_ipvs(facts: NodeFacts) -> Rule:
@@ -107,15 +150,16 @@ def _taken_by_ipvs(facts: NodeFacts) -> Rule:
 def _refusing(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
     w = Words(family)
     refuse = Chain("refuse", (Rule("at once, with port unreachable", (x.reject(NFPROTOS[family]),)),))
-    without_endpoints = Rule("a frontend without endpoints", (*w.frontend(), x.map_verdict("refused", 0)))
+    to_refuse = x.verdict(NFT_GOTO, "refuse")
+    without_endpoints = Rule("a frontend without endpoints", (*w.frontend(), x.in_set("refused", 0), to_refuse))
     node_port = Rule(
         "a node port without endpoints",
-        (*_node_port_condition(facts, family), *w.node_port(), x.map_verdict("nodeport-refused", 0)),
+        (*_node_port_condition(facts, family), *w.node_port(), x.in_set("nodeport-refused", 0), to_refuse),
     )
     foreign = (x.fib_type(x.FIB_F_DADDR, 0), x.compare(x.CMP_NEQ, RTN_LOCAL, 0))
     unknown_port = Rule(
         "a port that a ClusterIP does not have",
-        (w.destination(0), x.in_set("cluster-ips", 0), *foreign, x.verdict(NFT_GOTO, "refuse")),
+        (w.destination(0), x.in_set("cluster-ips", 0), *foreign, to_refuse),
     )
     unowned = Rule(
         "a Service address that nobody owns",
@@ -130,7 +174,8 @@ def _refusing(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
     return (
         refuse,
         Chain("refusing", (without_endpoints, unknown_port, unowned)),
-        Chain("refusing-input", (without_endpoints, node_port)),
+        # What ipvs has taken is for an exact frontend there, if it is for a node port here (V12).
+        Chain("refusing-input", (_taken_by_ipvs(facts), without_endpoints, node_port)),
     )
 
 
@@ -143,24 +188,58 @@ def _masquerading(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
         "masquerade-unless-pod",
         (*_pod_rules(facts.local_detector, family), Rule("clients that are not pods", (x.masquerade(),))),
     )
-    port_masquerade = Chain(
-        "nodeport-masquerade-always",
+    only_host = Chain(
+        "masquerade-host",
         (
-            Rule("session affinity", (w.protocol(0), w.original_port(1), x.map_verdict("nodeport-sticky", 0))),
-            Rule("the client's address becomes this node's", (x.masquerade(),)),
+            *_pod_rules(facts.local_detector, family),
+            Rule("this host", (*_from_this_host(), x.masquerade())),
+            Rule("everybody else", (x.verdict(NFT_GOTO, "masquerade-hairpin"),)),
         ),
     )
     original = w.original_frontend()
     exact = (w.protocol(0), w.original_port(1), w.destination(2), w.port(2 + w.width))
+    port_sticky = Rule("session affinity", (*exact, x.map_verdict("nodeport-sticky", 0)))
+    port_masquerade = Chain(
+        "nodeport-masquerade-always", (port_sticky, Rule("the client's address becomes this node's", (x.masquerade(),)))
+    )
+    port_only_host = Chain(
+        "nodeport-masquerade-host", (port_sticky, Rule("this host only", (x.verdict(NFT_GOTO, "masquerade-host"),)))
+    )
     masquerading = Chain(
         "masquerading",
         (
             Rule("session affinity", (*original, x.map_verdict("sticky", 0))),
             Rule("by the frontend that was asked", (*original, x.map_verdict("masquerades", 0))),
+            Rule(
+                "a frontend whose clients keep their address",
+                (*original, x.in_set("keeping", 0), x.verdict(NFT_GOTO, "masquerade-host")),
+            ),
             Rule("by the node port that was asked", (*exact, x.map_verdict("nodeport-masquerades", 0))),
+            Rule(
+                "a node port whose clients keep their address",
+                (*exact, x.in_set("nodeport-keeping", 0), x.verdict(NFT_GOTO, "nodeport-masquerade-host")),
+            ),
         ),
     )
-    return (always, hairpin, unless_pod, port_masquerade, masquerading)
+    return (always, hairpin, unless_pod, only_host, port_masquerade, port_only_host, masquerading, _remembering(family))
+
+
+def _remembering(family: Family) -> Chain:
+    """Record affinity of flows to endpoints that have an address of this host: they never pass postrouting."""
+    w = Words(family)
+    exact = (w.protocol(0), w.original_port(1), w.destination(2), w.port(2 + w.width))
+    # A verdict map cannot be asked whether it has a key, but a frontend with endpoints has one in slot 0. The comparison, true of
+    # any endpoint, is for the listing: nft leaves out a map whose answer nobody uses.
+    slot = (x.random_below(1, w.width + 2), x.map_value("endpoints", 0, 0), x.compare(x.CMP_NEQ, bytes(min(w.bytes + 4, 16)), 0))
+    is_exact = (*w.original_frontend(), *slot)
+    return Chain(
+        "remembering",
+        (
+            Rule("session affinity", (*w.original_frontend(), x.map_verdict("sticky", 0))),
+            Rule("no node port, though it may have the number of one", (*is_exact, x.verdict(NFT_RETURN))),
+            Rule("session affinity of a node port", (*exact, x.map_verdict("nodeport-sticky", 0))),
+        ),
+    )
 
 
 def _pod_rules(detector: LocalDetector, family: Family) -> tuple[Rule, ...]:
@@ -178,7 +257,5 @@ def _learning_rules(detector: LocalDetector, family: Family) -> tuple[Rule, ...]
     """
     if not detector.by_interface:
         return ()
-    name = detector.interface.encode()
-    whole = name if detector.mode is DetectLocal.INTERFACE_NAME_PREFIX else name.ljust(16, b"\0")
-    came_in = (x.meta(x.META_IIFNAME, 0), x.compare(x.CMP_EQ, whole, 0))
-    return (Rule("pods, by their interface", (*came_in, Words(family).source(0), x.update_set("pod-clients", 0, POD_CLIENT_MS))),)
+    learn = (Words(family).source(0), x.update_set("pod-clients", 0, POD_CLIENT_MS))
+    return (Rule("pods, by their interface", (*_from_pods(detector, family), *learn)),)
