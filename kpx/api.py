@@ -23,8 +23,10 @@ from kpx.model.facts import NodeFacts
 from kpx.model.findings import Finding
 from kpx.model.names import ObjectName, Protocol
 from kpx.model.node import ServiceCIDR
+from kpx.model.service import Service
 from kpx.policy import compile as compiling
 from kpx.policy import explain as explaining
+from kpx.policy.admission import admitted
 from kpx.policy.claims import Claims
 from kpx.policy.desired import ServiceProgram
 from kpx.policy.story import Packet, Story
@@ -94,7 +96,7 @@ def node_facts_of(config: Config, view: ClusterView | None = None) -> NodeFacts:
 
 def compile(view: ClusterView, facts: NodeFacts) -> dict[ObjectName, ServiceProgram]:
     """Return what this node forwards for each Service; pure, and a function of its arguments alone."""
-    return compiling.compile_all(view.services, view.slices_of, facts, _claims(view), health=view.health)
+    return compiling.compile_all(view.services, view.slices_of, facts, _claims(_admitted(view, facts)), health=view.health)
 
 
 def render(
@@ -163,7 +165,7 @@ def explain(
         programs: of `compile`, when they are at hand.
         addresses: all addresses of the host; None reads them.
     """
-    claims = _claims(view)
+    claims = _claims(_admitted(view, facts))
     if programs is None:
         programs = compiling.compile_all(view.services, view.slices_of, facts, claims, health=view.health)
     if addresses is None:
@@ -234,8 +236,12 @@ def cleanup(dataplane: Dataplane) -> list[str]:
         return dataplane.cleanup()
 
 
-def _claims(view: ClusterView) -> Claims:
+def _admitted(view: ClusterView, facts: NodeFacts) -> dict[ObjectName, Service]:
+    return {name: admitted(service, facts) for name, service in view.services.items()}
+
+
+def _claims(services: Mapping[ObjectName, Service]) -> Claims:
     claims = Claims()
-    for name, service in view.services.items():
+    for name, service in services.items():
         claims.update(name, service)
     return claims

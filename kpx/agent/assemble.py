@@ -22,10 +22,10 @@ from kpx.host.addresses import AddressWatch, HostAddresses, read_addresses
 from kpx.host.node import NodeSettings, node_name, supported_families
 from kpx.host.node import node_facts as assemble_facts
 from kpx.kernel.netlink import address_notifications, interface_addresses
-from kpx.model.addresses import Address, parse_address, parse_prefix
+from kpx.model.addresses import Address, Prefix, parse_address, parse_prefix
 from kpx.model.facts import LocalDetector, NodeFacts
 from kpx.model.node import Node
-from kpx.settings.config import Config
+from kpx.settings.config import ALL, NONE, Config
 from kpx.sources.base import Source
 from kpx.sources.kubernetes.access import in_cluster
 from kpx.sources.kubernetes.client import Client
@@ -164,12 +164,22 @@ def node_settings(config: Config) -> NodeSettings:
         node_port_ranges=None if ranges == ("primary",) else tuple(parse_prefix(text) for text in ranges),
         families=supported_families(),
         masquerade_all=config.masquerade_all,
+        external_ip_ranges=_external_ip_ranges(config.external_ip_ranges),
+        answer_ping=config.answer_ping,
+        # A connection tracking that takes segments outside of the window for valid has no use for it.
+        drop_invalid=config.drop_invalid and not config.conntrack_tcp_be_liberal,
         per_address=dataplane_name(config, kernel=False) == "ipvs",
         scheduler=config.ipvs_scheduler,
         mark_bits=config.mark_bits,
         drain_timeout_s=config.drain_timeout_s,
         drain_grace_s=config.drain_grace_s,
     )
+
+
+def _external_ip_ranges(texts: tuple[str, ...]) -> tuple[Prefix, ...] | None:
+    if texts == (ALL,):
+        return None
+    return () if texts == (NONE,) else tuple(parse_prefix(text) for text in texts)
 
 
 def node_facts(config: Config, node: Node | None, host: HostAddresses) -> NodeFacts:

@@ -16,6 +16,7 @@ from kpx.dataplanes.base import Dataplane
 from kpx.model.facts import NodeFacts
 from kpx.model.names import ObjectName
 from kpx.model.node import ServiceCIDR
+from kpx.policy.admission import admitted
 from kpx.policy.claims import Claims
 from kpx.policy.compile import compile_service
 from kpx.policy.desired import ServiceProgram
@@ -89,7 +90,8 @@ class Compiler:
             names |= self.view.services.keys()
         # Every claim must be known before the first Service is compiled, since a winner may be compiled after a loser.
         for name in tuple(names):
-            names |= self.claims.update(name, self.view.services.get(name))
+            service = self.view.services.get(name)
+            names |= self.claims.update(name, service and admitted(service, self.facts))
         changes: Changes = {}
         for name in names:
             change = self._compile_one(name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from typing import Protocol as Interface
 
 from kpx import log
@@ -27,8 +27,19 @@ from kpx.policy.desired import Backend, Frontend, PortProgram, ServiceProgram
 logger = logging.getLogger(__name__)
 
 
+REPEATS: Final = 5
+"""How often flows are looked at again, a second apart, because not all may have been seen; a busy table may never keep still."""
+
+
 class Flows(Interface):
-    """The flows the kernel tracks."""
+    """
+    The flows the kernel tracks.
+
+    Attributes:
+        missed: the last `udp` may lack flows, since the table changed all the while (U9).
+    """
+
+    missed: bool
 
     def udp(self, family: int) -> Sequence[Flow]:
         """Return the UDP flows of an IP family, 4 or 6."""
@@ -76,6 +87,7 @@ class Connections:
         self._everything_affinity = True
         self._everything_flows = True
         self._former: frozenset[Frontend] = frozenset()
+        self._repeats_left = REPEATS
 
     def owe(self, changes: Changes) -> None:
         """Take note of what changed; of several changes of one Service the first `before` and the last `after` count."""
@@ -122,16 +134,32 @@ class Connections:
     def _flush_udp(
         self, programs: Mapping[ObjectName, ServiceProgram], facts: NodeFacts, host: frozenset[Address]
     ) -> tuple[Sweep, ...]:
-        sweeps = []
+        sweeps: list[Sweep] = []
+        missed = False
+        failure = None
         if self._flows is not None:
             before = list(udp_ports(change.before for change in self._owed_flows.values()))
             changed = programs.values() if self._everything_flows else [change.after for change in self._owed_flows.values()]
             after = list(udp_ports(changed))
-            sweeps = [self._flush_family(family, before, after, facts, host) for family in Family]
-        self._everything_flows = False
-        self._former = frozenset()
-        self._owed_flows.clear()
-        return tuple(sweep for sweep in sweeps if sweep is not None)
+            for family in Family:
+                try:
+                    sweep = self._flush_family(family, before, after, facts, host)
+                except KernelError as error:
+                    failure = error  # the other family is none the worse (P1)
+                    continue
+                if sweep is not None:
+                    sweeps.append(sweep)
+                    missed |= self._flows.missed
+        if failure is not None:
+            raise failure
+        if missed and self._repeats_left:
+            self._repeats_left -= 1
+        else:
+            self._repeats_left = REPEATS
+            self._everything_flows = False
+            self._former = frozenset()
+            self._owed_flows.clear()
+        return tuple(sweeps)
 
     def _flush_family(
         self, family: Family, before: list[PortProgram], after: list[PortProgram], facts: NodeFacts, host: frozenset[Address]

@@ -15,7 +15,7 @@ from typing import Final
 
 from kpx import log
 from kpx.dataplanes.base import Dataplane
-from kpx.dataplanes.registry import FACTORIES, may_be_present, open_dataplane
+from kpx.dataplanes.registry import may_be_present
 from kpx.errors import CapabilityError, KernelError
 from kpx.model.facts import NodeFacts
 
@@ -27,15 +27,6 @@ RETRY_S: Final = 10.0
 
 Others = Mapping[str, Callable[[], Dataplane]]
 """Data planes that may have been here before, by name, and how to open them."""
-
-
-def others_than(mine: str) -> Others:
-    """Return every data plane but one."""
-
-    def opener(name: str) -> Callable[[], Dataplane]:
-        return lambda: open_dataplane(name)
-
-    return {name: opener(name) for name in FACTORIES if name != mine}
 
 
 class Handover:

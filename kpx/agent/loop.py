@@ -166,10 +166,14 @@ class Agent:
             self._tending.act(time.monotonic())
             self._around.serving.act(time.monotonic())
             self._around.announcing.act(time.monotonic())
+            if self._around.accepting is not None:
+                self._around.accepting.act(time.monotonic())
 
     def _timeout(self, longest_s: float | None) -> float | None:
         times = [self._hearing.deadline(), self._alive_at, self._act_at(), self._tending.deadline()]
         times += (self._around.serving.deadline(), self._around.announcing.deadline(), self._checking.deadline())
+        if self._around.accepting is not None:
+            times.append(self._around.accepting.deadline())
         due = min((at for at in times if at is not None), default=None)
         wait = None if due is None else max(0.0, due - time.monotonic())
         return wait if longest_s is None else min(longest_s, longest_s if wait is None else wait)

@@ -81,15 +81,16 @@ def in_place(wanted: str) -> Mode:
     """
     Return the data plane a verb that reads should look at: for auto the one whose objects the kernel holds.
 
-    Where it holds none, or those of several, or may not be asked, it is the one that would be used. modprobe is not run.
+    Where it holds none, or may not be asked, it is the one that would be used. modprobe is not run.
     """
     if wanted != AUTO:
         return Mode(wanted, f"--proxy-mode {wanted} asks for it")
     if _may_not_ask():
         return supposed(AUTO)
-    found = [name for name in sorted(FACTORIES) if _holds(name)]
-    if len(found) == 1:
-        return Mode(found[0], "the kernel holds what it wrote")
+    # What ipvs holds includes tables of nftables, so it is looked for first.
+    for name in (PREFERRED, FALLBACK):
+        if name in FACTORIES and _holds(name):
+            return Mode(name, "the kernel holds what it wrote")
     return choose(AUTO, FACTORIES, lambda: needs(loading=False))
 
 

@@ -17,25 +17,26 @@ from kpx.policy.scheduling import SCHEDULER_FIELD
 
 _OBJECT: Final = re.compile(r"(Service|EndpointSlice|Node|ServiceCIDR) (?:([^/\s]+)/)?([^/\s]+)")
 
+_MEMBER: Final = re.compile(r"\[\d+\]")
+
 _CONFLICT: Final = "FrontendConflict"
+_NOT_ALLOWED: Final = "AddressNotAllowed"
 _NO_SCHEDULER: Final = "SchedulerMissing"
 _REASONS: Final = {
     "spec.clusterIPs": _CONFLICT,
     "spec.externalIPs": _CONFLICT,
+    "spec.externalIPs[]": _NOT_ALLOWED,
     "status.loadBalancer.ingress": _CONFLICT,
     "spec.ports": _CONFLICT,
-    "spec.loadBalancerSourceRanges": "SourceRangesNotEnforced",
-    "spec.externalTrafficPolicy": "TrafficPolicyNotHonoured",
-    "spec.internalTrafficPolicy": "TrafficPolicyNotHonoured",
     SCHEDULER_FIELD: _NO_SCHEDULER,
     "": "HostAddressShared",
 }
-"""Field of a finding about a Service that was compiled -> reason."""
+"""Field of a finding about a Service that was compiled, whichever member of a list it is -> reason."""
 
-_SHARED: Final = frozenset((_CONFLICT, "HealthCheckPortConflict", "InvalidObject"))
+_SHARED: Final = frozenset((_CONFLICT, _NOT_ALLOWED, "HealthCheckPortConflict", "InvalidObject"))
 """Reasons that are the same on every node."""
 
-_NODE_REASONS: Final = {"tuning": "TuningFailed", "settings": "SettingsNotApplied"}
+_NODE_REASONS: Final = {"tuning": "TuningFailed", "accepting": "TuningFailed", "settings": "SettingsNotApplied"}
 """Owner of findings about this node -> reason. What is merely remarked about its addresses is left to the log."""
 
 _OBJECT_REASONS: Final = {"source": "InvalidObject", "health-check ports": "HealthCheckPortConflict"}
@@ -51,7 +52,7 @@ def announcement_of(owner: Hashable, finding: Finding, node: About) -> Announcem
         node: this node.
     """
     if isinstance(owner, ObjectName):
-        return _on_object(About("Service", owner), _REASONS.get(finding.field, "NotAsAsked"), finding, node)
+        return _on_object(About("Service", owner), _REASONS.get(_MEMBER.sub("[]", finding.field), "NotAsAsked"), finding, node)
     if not isinstance(owner, str):
         return None
     if (reason := _NODE_REASONS.get(owner)) is not None:

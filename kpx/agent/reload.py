@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 LIVE: Final = frozenset(
     (
         "bind_address", "cluster_cidr", "detect_local_mode", "pod_bridge_interface", "pod_interface_name_prefix",
-        "masquerade_all", "nodeport_addresses", "ipvs_scheduler", "ipvs_strict_arp", "ipvs_run_estimation", "ipvs_tcp_timeout_s",
+        "masquerade_all", "nodeport_addresses", "external_ip_ranges", "answer_ping", "drop_invalid", "accept_forwarded",
+        "ipvs_scheduler", "ipvs_strict_arp", "ipvs_run_estimation", "ipvs_tcp_timeout_s",
         "ipvs_tcpfin_timeout_s", "ipvs_udp_timeout_s", "drain_timeout_s", "drain_grace_s", "bind_address_hard_fail",
         "conntrack_max_per_core", "conntrack_min", "conntrack_tcp_timeout_established_s", "conntrack_tcp_timeout_close_wait_s",
         "conntrack_tcp_be_liberal", "conntrack_udp_timeout_s", "conntrack_udp_timeout_stream_s", "oom_score_adj",

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 
 import kpx
 from kpx import log
+from kpx.agent.accepting import Accepting, accept_flows
 from kpx.agent.announcing import Announcing
-from kpx.agent.assemble import KernelAddresses, client_of, dataplane_name, node_facts, open_dataplane, open_source
+from kpx.agent.assemble import KernelAddresses, client_of, node_facts, open_dataplane, open_source
 from kpx.agent.connections import Flows
 from kpx.agent.engine import Engine
-from kpx.agent.handover import Handover, others_than
+from kpx.agent.handover import Handover
 from kpx.agent.health import Health
 from kpx.agent.lock import AgentLock
 from kpx.agent.loop import Agent, status_line
@@ -29,6 +30,7 @@ from kpx.agent.standing import Standing
 from kpx.agent.surroundings import Surroundings
 from kpx.agent.tuning import tune, tune_again, tune_host, tune_process
 from kpx.dataplanes.base import Dataplane
+from kpx.dataplanes.registry import FORMER
 from kpx.errors import KernelError
 from kpx.host import features, kube_proxy
 from kpx.host.addresses import AddressFeed
@@ -69,6 +71,12 @@ def run(config: Config, settings: LiveSettings | None = None) -> None:
             config.bind_address_hard_fail,
         )
         log.event(logger, logging.INFO, "kpx", version=kpx.__version__, dataplane=dataplane.name, node=engine.facts.name)
+        accepting = Accepting(
+            lambda: settings.config,
+            dataplane.name,
+            lambda: engine.facts.families,
+            lambda found: engine.findings.replace("accepting", found),
+        )
         around = Surroundings(
             open_source=lambda: open_source(settings.config),
             lock=lock,
@@ -79,19 +87,22 @@ def run(config: Config, settings: LiveSettings | None = None) -> None:
             health=health,
             metrics=metrics,
             notifier=Notifier(),
-            handover=stack.enter_context(contextlib.closing(Handover(dataplane.name, others_than(dataplane_name(config))))),
+            handover=stack.enter_context(contextlib.closing(Handover(dataplane.name, FORMER[dataplane.name]))),
             serving=serving,
             announcing=announcing,
             needs_node=not config.manifests,
             settings=stack.enter_context(contextlib.closing(settings)),
+            accepting=accepting,
         )
         agent = Agent(engine, around, config.min_sync_period_s, config.sync_period_s)
         stack.callback(agent.close)
         metrics.watch(_standing(agent, health, serving, dataplane))
+        accepting.look()
         with _without_garbage_collection():
             agent.start()
         engine.findings.replace("tuning", untuned + tune_host(config) + tune_process(config))
         settings.follow(lambda changed: engine.findings.replace("tuning", tune_again(changed, dataplane.name)))
+        settings.follow(lambda _: accepting.look())
         _look_for_kube_proxy(announcing)
         agent.run()
 
@@ -116,8 +127,9 @@ def sync(config: Config) -> tuple[Engine, Round]:
         engine.set_facts(node_facts(config, engine.own_node, addresses.current))
         done = engine.round("sync", news.read_at)
         engine.findings.replace("tuning", untuned + tune_host(config))
+        engine.findings.replace("accepting", accept_flows(config, dataplane.name, engine.facts.families))
         log_round(done)
-        handover = stack.enter_context(contextlib.closing(Handover(dataplane.name, others_than(dataplane_name(config)))))
+        handover = stack.enter_context(contextlib.closing(Handover(dataplane.name, FORMER[dataplane.name])))
         handover.begin()
         handover.step(engine.facts)
         if not handover.is_done:

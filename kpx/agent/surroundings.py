@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from kpx.agent.accepting import Accepting
 from kpx.agent.announcing import Announcing
 from kpx.agent.handover import Handover
 from kpx.agent.health import Health
@@ -47,3 +48,4 @@ class Surroundings(NamedTuple):
     announcing: Announcing
     needs_node: bool = False
     settings: LiveSettings | None = None
+    accepting: Accepting | None = None

@@ -12,8 +12,9 @@ from kpx.cli.inputs import permission
 from kpx.cli.options import DATAPLANE, config_options
 from kpx.cli.output import note, waiting
 from kpx.errors import KernelError
-from kpx.host import kube_proxy_removal
+from kpx.host import accepting, kube_proxy_removal
 from kpx.host.kube_proxy import find
+from kpx.model.addresses import Family
 from kpx.settings.config import Config
 
 
@@ -41,6 +42,7 @@ def _clean_own(config: Config) -> int:
         for dataplane in assemble.dataplanes_to_clean(config):
             with contextlib.closing(dataplane):
                 removed += api.cleanup(dataplane)
+        removed += accepting.ensure(Family, ())
     for sentence in removed:
         click.echo(sentence)
     if not removed:

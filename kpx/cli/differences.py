@@ -12,19 +12,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from kpx.cli.listing import owner_json
 from kpx.cli.output import Json
-from kpx.dataplanes.base import Dataplane, KernelFrontend
+from kpx.dataplanes.base import Dataplane, KernelFrontend, KernelVerdict
 from kpx.model.names import PortName
-from kpx.policy.desired import Frontend
+from kpx.policy.desired import Frontend, Source
 from kpx.reconcile.plan import Operation, Plan, Verb
 
-MASQUERADE = {
-    "always": "always rewrites the source address",
-    "unless-pod": "rewrites the source address unless a pod asks",
-    "never": "never rewrites the source address",
-    "hairpin-only": "rewrites the source address only for a pod that reaches itself",
-}
-"""What the masquerade values of `KernelFrontend` mean, as the end of a sentence about a frontend."""
-
+_SOURCES = {Source.POD: "pods", Source.HOST: "this node", Source.OUTSIDE: "outside"}
 
 WORDS = {Verb.ADD: "add", Verb.CHANGE: "change", Verb.REMOVE: "remove"}
 
@@ -49,21 +42,36 @@ def frontend_sentences(actual: KernelFrontend | None, desired: KernelFrontend | 
     frontend = desired.frontend
     if actual is None:
         return [f"{frontend} is missing from the kernel"]
-    said = []
-    if actual.action != desired.action:
-        said.append(f"{frontend} does {actual.action} in the kernel, and should {desired.action}")
-    in_kernel, wanted = set(actual.backends), set(desired.backends)
-    said += [f"endpoint {backend} is missing from {frontend}" for backend in desired.backends if backend not in in_kernel]
-    said += [f"endpoint {b} is in {frontend}, and should not be" for b in actual.backends if b not in wanted]
-    if actual.masquerade != desired.masquerade:
-        said.append(f"{frontend} {_masquerade(actual)} in the kernel, and should be the one that {_masquerade(desired)}")
+    by_source: dict[str, list[Source]] = {}
+    for source in Source:
+        for sentence in _verdict_sentences(frontend, actual.verdict(source), desired.verdict(source)):
+            by_source.setdefault(sentence, []).append(source)
+    said = [sentence + _asked_from(sources) for sentence, sources in by_source.items()]
+    if actual.source_ranges != desired.source_ranges:
+        said.append(f"{frontend} lets {_ranges(actual)} pass in the kernel, and should let {_ranges(desired)} pass")
     if actual.affinity_timeout_s != desired.affinity_timeout_s:
         said.append(f"{frontend} {_affinity(actual)} in the kernel, and should be the one that {_affinity(desired)}")
     return said
 
 
-def _masquerade(frontend: KernelFrontend) -> str:
-    return MASQUERADE.get(frontend.masquerade, frontend.masquerade)
+def _verdict_sentences(frontend: Frontend, actual: KernelVerdict, desired: KernelVerdict) -> Iterator[str]:
+    if actual.action != desired.action:
+        yield f"{frontend} does {actual.action} in the kernel, and should {desired.action}"
+    in_kernel, wanted = set(actual.backends), set(desired.backends)
+    yield from (f"endpoint {backend} is missing from {frontend}" for backend in desired.backends if backend not in in_kernel)
+    yield from (f"endpoint {b} is in {frontend}, and should not be" for b in actual.backends if b not in wanted)
+    if actual.action == desired.action and actual.masquerade != desired.masquerade:
+        does, should = ("rewrites", "should not") if actual.masquerade else ("does not rewrite", "should")
+        yield f"{frontend} {does} the source address in the kernel, and {should}"
+
+
+def _asked_from(sources: Collection[Source]) -> str:
+    """Return the end of a sentence that holds for some kinds of source only."""
+    return "" if len(sources) == len(Source) else f", asked from {' or '.join(_SOURCES[each] for each in sources)}"
+
+
+def _ranges(frontend: KernelFrontend) -> str:
+    return ", ".join(map(str, frontend.source_ranges)) or "everybody"
 
 
 def _affinity(frontend: KernelFrontend) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import click
 
 from kpx import api
-from kpx.agent.assemble import as_in_place, has_source
+from kpx.agent.assemble import as_in_place, has_source, open_dataplane
 from kpx.cli.destination import address_value, packet_value
 from kpx.cli.differences import frontend_sentences, row_sentences
 from kpx.cli.inputs import Wanted, kernel, meet, read_if_any, read_wanted
@@ -13,10 +15,15 @@ from kpx.cli.kernel_story import Held, affinity_steps, catching, client_entry, k
 from kpx.cli.listing import affinity_json, frontend_json
 from kpx.cli.options import READING, config_options
 from kpx.cli.output import Json, bold, emit, output_option, table, waiting
+from kpx.cli.walking import Walked, walk_all, walk_differences, walk_json, walk_text
 from kpx.dataplanes.base import Dataplane, KernelFrontend, Observed
 from kpx.errors import CapabilityError, ConfigError
 from kpx.model.addresses import Address, format_address
 from kpx.model.facts import NodeFacts
+from kpx.model.names import ObjectName
+from kpx.policy.claims import NODE_PORT_ADDRESS
+from kpx.policy.desired import ServiceProgram
+from kpx.policy.explain import source_kind
 from kpx.policy.story import Packet, Story
 from kpx.settings.config import Config
 
@@ -44,7 +51,7 @@ def explain(config: Config, packet: Packet, source: Address | None, offline: boo
     wanted = read_wanted(config) if offline else read_if_any(config)
     facts = wanted.facts if wanted else api.node_facts_of(config)
     addresses = api.host_addresses().every()
-    story = api.explain(packet, wanted.manifests.view, facts, wanted.programs, addresses) if wanted else None
+    story = _telling(wanted, addresses)(packet) if wanted else None
     held, why_not = None, "not asked" if offline else ""
     if not offline:
         try:
@@ -54,7 +61,34 @@ def explain(config: Config, packet: Packet, source: Address | None, offline: boo
             if wanted is None:
                 raise
             why_not = str(error)
-    emit(output, _json(packet, story, held, why_not), lambda: _text(packet, story, held, why_not))
+    walked = held.walked if held else _walk_on_paper(open_dataplane(config, kernel=False), packet, addresses, wanted)
+    emit(output, _json(packet, story, held, why_not, walked), lambda: _text(packet, story, held, why_not, walked))
+
+
+def _telling(wanted: Wanted, host: frozenset[Address]) -> Callable[[Packet], Story]:
+    """Return what tells the story of a packet from the manifests."""
+    return lambda packet: api.explain(packet, wanted.manifests.view, wanted.facts, wanted.programs, host)
+
+
+def _walk_on_paper(dataplane: Dataplane, packet: Packet, host: frozenset[Address], wanted: Wanted | None) -> tuple[Walked, ...]:
+    """Send the packet through the rows that the manifests want."""
+    if wanted is None:
+        return ()
+    rows = api.render(dataplane, _met(packet, wanted), wanted.facts, wanted.manifests.view.service_cidrs.values())
+    frontend = catching(packet, dataplane.frontends_of(rows), wanted.facts, host)
+    return walk_all(
+        dataplane, rows, packet, wanted.facts, host, frontend.source_ranges if frontend else (), _telling(wanted, host)
+    )
+
+
+def _met(packet: Packet, wanted: Wanted) -> dict[ObjectName, ServiceProgram]:
+    """Return the programs whose rows a packet may meet."""
+    return {
+        name: program
+        for name, program in wanted.programs.items()
+        if packet.destination in program.cluster_ips
+        or any(one.frontend.address in (packet.destination, NODE_PORT_ADDRESS) for _, one in program.frontends())
+    }
 
 
 def _ask_kernel(
@@ -74,9 +108,21 @@ def _ask_kernel(
     entry = None
     if frontend and packet.source is not None and frontend.affinity_timeout_s is not None:
         entry = client_entry(packet.source, frontend.frontend, dataplane.affinity(), names)
+    kind = source_kind(packet.source, facts, host)
+    tell = _telling(wanted, host) if wanted else None
+    ranges = frontend.source_ranges if frontend else ()
+    walked: tuple[Walked, ...] = ()
+    unwalked = ""
+    try:
+        walked = walk_all(dataplane, observed.rows, packet, facts, host, ranges, tell)
+    except ValueError as error:  # a row that kpx would not write
+        unwalked = f"its rows cannot be walked: {error}"
     if wanted is None or story is None:
-        return Held(frontend, entry, refusal, None)
-    return Held(frontend, entry, refusal, tuple(_differences(dataplane, observed, frontend, packet, wanted, story)))
+        return Held(kind, frontend, entry, refusal, None, walked)
+    said = _differences(dataplane, observed, frontend, packet, wanted, story)
+    if observed.present:
+        said += [unwalked] if unwalked else walk_differences(walked)
+    return Held(kind, frontend, entry, refusal, tuple(said), walked)
 
 
 def _differences(
@@ -103,20 +149,23 @@ def _differences(
     return said + list(row_sentences(mine, told, wanted.owners, dataplane))
 
 
-def _text(packet: Packet, story: Story | None, held: Held | None, why_not: str) -> str:
+def _text(packet: Packet, story: Story | None, held: Held | None, why_not: str, walked: Sequence[Walked]) -> str:
     lines = [bold(f"{packet}" + (f" from {format_address(packet.source)}" if packet.source else ""))]
     steps = list(story.steps) if story is not None else []
     if held is not None:
         steps += [] if story is not None else kernel_steps(packet, held)
         steps += affinity_steps(packet, held)
     lines += [f"{number}. {step}" for number, step in enumerate(steps, 1)]
-    lines.append(f"Verdict: {story.verdict if story else kernel_verdict(held)}")
+    lines.append(f"Verdict: {story.verdict if story else kernel_verdict(packet, held)}")
     if story is not None and story.endpoints:
         rows = [
             (str(e.backend), "in" if e.chosen else "out", e.why, "this node" if e.local else "elsewhere", e.slice_name)
             for e in story.endpoints
         ]
         lines += ["", table(("ENDPOINT", "POOL", "WHY", "WHERE", "SLICE"), rows)]
+    if walked:
+        whose = "the kernel's rows" if held else "the rows that the manifests want"
+        lines += ["", f"The way through {whose}, rule by rule:", *walk_text(walked)]
     if held is None:
         lines += ["", f"The kernel was not consulted: {why_not}."]
     elif held.differences is not None:
@@ -124,12 +173,14 @@ def _text(packet: Packet, story: Story | None, held: Held | None, why_not: str) 
     return "\n".join(lines)
 
 
-def _json(packet: Packet, story: Story | None, held: Held | None, why_not: str) -> dict[str, Json]:
+def _json(packet: Packet, story: Story | None, held: Held | None, why_not: str, walked: Sequence[Walked]) -> dict[str, Json]:
     told: dict[str, Json] = {"packet": str(packet), "from": format_address(packet.source) if packet.source else None}
     if story is not None:
         told |= story.to_json()
     else:
-        told |= Story(tuple(kernel_steps(packet, held)) if held else (), kernel_verdict(held)).to_json()
+        steps, kind = (tuple(kernel_steps(packet, held)), held.source_kind) if held else ((), None)
+        told |= Story(steps, kernel_verdict(packet, held), source_kind=kind).to_json()
+    told["walk"] = walk_json(walked)
     if held is None:
         asked: dict[str, Json] = {"consulted": False, "reason": why_not, "frontend": None, "affinity": None}
         return told | {"kernel": asked | {"agrees": None, "differences": []}}

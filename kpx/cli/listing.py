@@ -7,12 +7,22 @@ from typing import NamedTuple
 
 from kpx.cli.failing import FailingEndpoint
 from kpx.cli.output import Json, table
-from kpx.dataplanes.base import AffinityEntry, Dataplane, Draining, KernelFrontend, Observed
+from kpx.dataplanes.base import AffinityEntry, Dataplane, Draining, KernelFrontend, KernelVerdict, Observed
 from kpx.model.addresses import format_address
 from kpx.model.names import ObjectName, PortName
 from kpx.model.service import Service
 from kpx.policy.claims import NODE_PORT_ADDRESS
-from kpx.policy.desired import Frontend, ServiceProgram
+from kpx.policy.desired import Frontend, ServiceProgram, Source
+
+BY_SOURCE = "by-source"
+"""The action of a frontend that does not treat all kinds of source alike."""
+
+_MASQUERADE = {
+    (Source.POD, Source.HOST, Source.OUTSIDE): "always",
+    (Source.HOST, Source.OUTSIDE): "unless-pod",
+    (Source.HOST,): "host-only",
+    (): "hairpin-only",
+}
 
 Owners = Mapping[Frontend, PortName]
 """Whose each frontend is, as far as the manifests say."""
@@ -73,12 +83,36 @@ def frontend_json(held: KernelFrontend, owner: PortName | None) -> dict[str, Jso
     return {
         **address_json(held.frontend),
         "kind": held.kind.value if held.kind else None,
-        "action": held.action,
+        "action": action_of(held),
         "endpoints": [str(backend) for backend in held.backends],
-        "masquerade": held.masquerade,
+        "masquerade": masquerade_of(held),
         "affinityTimeoutSeconds": held.affinity_timeout_s,
+        "sourceRanges": [str(prefix) for prefix in held.source_ranges],
+        "bySource": {source.value: verdict_json(held.verdict(source)) for source in Source},
         **owner_json(owner),
     }
+
+
+def verdict_json(verdict: KernelVerdict) -> dict[str, Json]:
+    """Return what becomes of a kind of source with the keys docs/cli.md promises."""
+    endpoints = [str(backend) for backend in verdict.backends]
+    return {"action": verdict.action, "endpoints": endpoints, "masquerade": verdict.masquerade}
+
+
+def action_of(held: KernelFrontend) -> str:
+    """Return the action all kinds of source have in common, else `BY_SOURCE`."""
+    actions = {held.verdict(source).action for source in Source}
+    pools = {held.verdict(source).backends for source in Source}
+    return actions.pop() if len(actions) == len(pools) == 1 else BY_SOURCE
+
+
+def masquerade_of(held: KernelFrontend) -> str:
+    """Return in a word whose address is replaced: of those that are forwarded at all, "" when nobody is."""
+    forwarded = [source for source in Source if held.verdict(source).action == "forward"]
+    replaced = tuple(source for source in forwarded if held.verdict(source).masquerade)
+    if not forwarded:
+        return ""
+    return _MASQUERADE.get(replaced) or ",".join(source.value for source in replaced)
 
 
 def address_json(frontend: Frontend) -> dict[str, Json]:
@@ -103,13 +137,14 @@ def show_frontends(frontends: Iterable[KernelFrontend], owners: Owners, chosen: 
     rows, wide = [], []
     for f in held:
         owner = owners.get(f.frontend)
-        row = (str(f.frontend), f.kind.value if f.kind else "", f.action, str(len(f.backends)), str(owner or ""))
+        row = (str(f.frontend), f.kind.value if f.kind else "", action_of(f), str(len(f.backends)), str(owner or ""))
         rows.append(row)
         affinity = "" if f.affinity_timeout_s is None else f"{f.affinity_timeout_s}s"
-        wide.append((*row, f.masquerade, affinity, ",".join(map(str, f.backends))))
+        ranges = ",".join(map(str, f.source_ranges))
+        wide.append((*row, masquerade_of(f), affinity, ranges, ",".join(map(str, f.backends))))
     headers = ("FRONTEND", "KIND", "ACTION", "ENDPOINTS", "SERVICE")
     data = [frontend_json(f, owners.get(f.frontend)) for f in held]
-    return Shown(data, headers, rows, (*headers, "MASQUERADE", "AFFINITY", "ADDRESSES"), wide)
+    return Shown(data, headers, rows, (*headers, "MASQUERADE", "AFFINITY", "SOURCE-RANGES", "ADDRESSES"), wide)
 
 
 def show_endpoints(

@@ -30,10 +30,11 @@ _config_file = click.option(
 
 WRITING_ONLY: Final = frozenset(
     (
+        "accept_forwarded",
         "ipvs_strict_arp", "ipvs_run_estimation", "ipvs_tcp_timeout_s", "ipvs_tcpfin_timeout_s", "ipvs_udp_timeout_s",
         "drain_timeout_s", "drain_grace_s", "healthz_bind_address", "metrics_bind_address", "bind_address_hard_fail",
         "conntrack_max_per_core", "conntrack_min", "conntrack_tcp_timeout_established_s", "conntrack_tcp_timeout_close_wait_s",
-        "conntrack_tcp_be_liberal", "conntrack_udp_timeout_s", "conntrack_udp_timeout_stream_s", "oom_score_adj",
+        "conntrack_udp_timeout_s", "conntrack_udp_timeout_stream_s", "oom_score_adj",
         "min_sync_period_s", "sync_period_s", "log_format", "verbosity",
     )
 )  # fmt: skip

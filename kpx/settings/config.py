@@ -34,6 +34,10 @@ DETECT_LOCAL_NAMES: Final = {
 ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104
 """Means: not stated. Health checks come from other machines, so every address answers them, as with kube-proxy."""
 
+ALL: Final = "all"
+NONE: Final = "none"
+"""Instead of ranges: every address, no address."""
+
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 """What the API takes as the value of a label (k8s.io/apimachinery, IsValidLabelValue)."""
 
@@ -84,6 +88,14 @@ SETTINGS: Final = (
             "Masquerade all traffic to ClusterIPs"),
     Setting("nodeport-addresses", "nodeport_addresses", "list", ("primary",), "ranges",
             "Addresses that answer on node ports: ranges, or the word primary for the address of the node"),
+    Setting("external-ip-ranges", "external_ip_ranges", "list", (ALL,), "ranges",
+            "Which external IPs that Services ask for are answered: those in these ranges, or the word all or none"),
+    Setting("answer-ping", "answer_ping", "flag", False, "",
+            "Answer pings to addresses of Services from this node, whether or not there are endpoints"),
+    Setting("drop-invalid", "drop_invalid", "flag", True, "",
+            "Drop what connection tracking finds invalid of flows of Services; not with --conntrack-tcp-be-liberal"),
+    Setting("accept-forwarded", "accept_forwarded", "flag", False, "",
+            "Accept flows of Services in iptables, where a firewall of this host drops what nobody accepts"),
     Setting("ipvs-scheduler", "ipvs_scheduler", "text", "rr", "scheduler",
             "How ipvs spreads new connections of Services without annotation kpx.io/scheduler, as the kernel spells it"),
     Setting("ipvs-strict-arp", "ipvs_strict_arp", "flag", False, "",
@@ -146,6 +158,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         service_proxy_name: value of a label; "" serves Services without the label (S1).
         detect_local_mode: a key of `DETECT_LOCAL_NAMES`.
         nodeport_addresses: range texts, or ("primary",).
+        external_ip_ranges: range texts, ("all",) or ("none",).
         ipvs_tcp_timeout_s, ipvs_tcpfin_timeout_s, ipvs_udp_timeout_s: seconds; 0 leaves what the kernel has.
         drain_timeout_s, drain_grace_s: seconds.
         mark_bits: exactly two bits of 32.
@@ -170,6 +183,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     pod_interface_name_prefix: str = ""
     masquerade_all: bool = False
     nodeport_addresses: tuple[str, ...] = ("primary",)
+    external_ip_ranges: tuple[str, ...] = (ALL,)
+    answer_ping: bool = False
+    drop_invalid: bool = True
+    accept_forwarded: bool = False
     ipvs_scheduler: str = "rr"
     ipvs_strict_arp: bool = False
     ipvs_run_estimation: bool = True
@@ -232,8 +249,8 @@ def make_config(given: Mapping[str, object]) -> Config:
     unknown = given.keys() - {setting.field for setting in SETTINGS}
     if unknown:
         raise ConfigError(f"{sorted(unknown)[0]!r} is not a setting of kpx")
-    for field in ("nodeport_addresses", "ipvs_scheduler"):
-        if not values.get(field, True):  # Nobody wishes for none; kube-proxy reads both as its default, too.
+    for field in ("nodeport_addresses", "external_ip_ranges", "ipvs_scheduler"):
+        if not values.get(field, True):  # Empty is nobody's wish for none; kube-proxy, too, reads it as its default.
             del values[field]
     if ":" in str(values.get("bind_address", "")):
         values.setdefault("healthz_bind_address", "[::]:10256")
@@ -322,6 +339,12 @@ def _check_addresses(config: Config) -> None:
         if family in families:
             raise wrong("--cluster-cidr", f"{text!r} is a second {family} range; give at most one of each family")
         families.add(family)
+    for word in (ALL, NONE):
+        if word in config.external_ip_ranges and len(config.external_ip_ranges) > 1:
+            raise wrong("--external-ip-ranges", f"{word} stands alone; give either that or ranges")
+    for text in config.external_ip_ranges:
+        if text not in (ALL, NONE):
+            _range("--external-ip-ranges", text)
     if "primary" in config.nodeport_addresses:
         if len(config.nodeport_addresses) > 1:
             raise wrong("--nodeport-addresses", "primary stands alone; give either that or ranges")

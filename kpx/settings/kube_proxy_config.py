@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from kpx.model.type_errors import describe
+from kpx.settings.config import NONE
 from kpx.settings.field_values import checked, is_nothing
 from kpx.settings.kube_proxy_fields import BY_PATH, FIELDS, SECTIONS, Field
 from kpx.settings.setting import FieldError
@@ -36,6 +37,10 @@ MODES: Final = {
     "nftables": ("nftables", ""),
 }
 """Modes of kube-proxy, the --proxy-mode of each ("" for its default), and what there is to say about it."""
+
+
+EXTERNAL_IPS_GATE: Final = "AllowServiceExternalIPs"
+"""The one gate that means something here: without it external IPs are not answered (V2). On by default."""
 
 
 class Outcome(NamedTuple):
@@ -106,6 +111,9 @@ def _outcome(field: Field, document: Mapping[str, object], mode: str) -> Iterato
         return
     if field.path == "nodePortAddresses":
         yield from _node_port_addresses(field, raw, mode)
+        return
+    if field.path == "featureGates" and isinstance(value, Mapping) and value.get(EXTERNAL_IPS_GATE) is False:
+        yield Outcome(field.path, raw, True, "external-ip-ranges", (NONE,), f"{EXTERNAL_IPS_GATE} is false; no other gate counts")
         return
     # Go cannot tell 0 from a field that is not there, unless the field may be null; those have a default here.
     given = raw is not None if field.default is not None else not is_nothing(raw)

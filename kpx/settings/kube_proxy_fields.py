@@ -72,7 +72,7 @@ FIELDS: Final = (
     Field("detectLocal.interfaceNamePrefix", "text", "pod-interface-name-prefix"),
     Field("detectLocalMode", "text", "detect-local-mode"),
     Field("enableProfiling", "flag", why="kpx serves no profiles", lost=True),
-    Field("featureGates", "flags", why="kpx has no feature gates; what is there is always on"),
+    Field("featureGates", "flags", why="kpx has no feature gates but AllowServiceExternalIPs; what is there is always on"),
     Field("healthzBindAddress", "address", "healthz-bind-address"),
     Field("hostnameOverride", "text", "hostname-override"),
     Field("iptables.localhostNodePorts", "flag", why="node ports do not answer on loopback", lost=True, modes=IPTABLES_MODES),
