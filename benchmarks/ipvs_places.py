@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from kpx.dataplanes.ipvs.plane import IpvsDataplane
 from kpx.dataplanes.ipvs.schema import shapes
+from kpx.dataplanes.registry import open_dataplane
 from kpx.kernel.ipset import IpSets
 from kpx.kernel.netlink import Netlink
 from kpx.model.facts import NodeFacts
@@ -87,11 +87,12 @@ def tools(places: Places, facts: NodeFacts, plan: Plan, added: Plan) -> Tools | 
 
 
 def _feed(plan: Plan) -> tuple[float, float]:
-    dataplane = IpvsDataplane()
+    dataplane = open_dataplane("ipvs", kernel=False)
     lines: dict[str, list[str]] = {"ipvsadm": [], "ipset": []}
     for _, table, key, _, value in plan.operations:
         program, _, line = dataplane.row_command(table, key, value).partition(" ")
-        lines[program].append(line)
+        if program in lines:
+            lines[program].append(line)
     return _run(["ipvsadm", "-R"], lines["ipvsadm"]), _run(["ipset", "restore"], lines["ipset"])
 
 

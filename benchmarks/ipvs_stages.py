@@ -18,8 +18,11 @@ from benchmarks.recording import BareLoop, Sent, Traffic, recording_doors, spell
 from kpx.agent.engine import Engine
 from kpx.cluster.events import Event, Synced, Upsert
 from kpx.cluster.view import ClusterView
+from kpx.dataplanes.composed import Composed
 from kpx.dataplanes.ipvs.doors import open_doors
 from kpx.dataplanes.ipvs.plane import IpvsDataplane
+from kpx.dataplanes.nftables.plane import NftablesDataplane
+from kpx.kernel.netlink import Netlink
 from kpx.model.decode import decode_document
 from kpx.model.facts import NodeFacts
 from kpx.reconcile.plan import Plan, Verb
@@ -37,13 +40,14 @@ class Applied(NamedTuple):
     end: int
 
 
-class WatchedDataplane(IpvsDataplane):
-    """The data plane; remembers how long each plan took, and what was sent when it is to record."""
+class WatchedDataplane(Composed):
+    """The data plane; remembers how long each plan took, and what was sent to IPVS and ipsets when it is to record."""
 
     def __init__(self, *, record: bool) -> None:
         self.sent: list[Sent] = []
         self.applied: list[Applied] = []
-        super().__init__(recording_doors(self.sent) if record else open_doors())
+        doors = recording_doors(self.sent) if record else open_doors()
+        super().__init__(IpvsDataplane(doors), NftablesDataplane(Netlink()))
 
     def apply(self, plan: Plan) -> Any:
         """Carry the plan out and remember."""

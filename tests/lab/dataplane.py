@@ -6,7 +6,7 @@ import os
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "nftables": ("nf_tables",),
-    "ipvs": ("ip_vs", "tracked IPVS connections", "ip_set", "iptables", "xt_set"),
+    "ipvs": ("nf_tables", "ip_vs", "tracked IPVS connections", "ip_set", "iptables", "xt_set"),
 }
 """What each data plane needs of the kernel, as `tests/lab/features.py` names it."""
 

@@ -6,7 +6,9 @@ One line of a flow table: who asks whom, and what must come of it; asked with re
               the client or an address of the node
     reject    refused at once
     drop      silence
-    pass      kpx keeps out of it: the lab's own server behind the address answers and sees the client
+    pass      kpx keeps out of it: the lab's own server behind the address answers and sees the client; where the lab may not
+              have one, as kpx itself listens there at times, the host refuses
+    accept    kpx itself answers, in HTTP (health-check node ports)
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
+from tests.lab.http_client import ask
 from tests.lab.netns import Namespace
-from tests.lab.probes import Flow, Outcome, probe
+from tests.lab.probes import ANSWER_S, Flow, Outcome, probe
 
 TRIES_PER_ENDPOINT = (12, 40)
 """
@@ -88,8 +92,8 @@ def row_from_case(flow: Mapping[str, Any]) -> Row:
     return Row(
         name=flow["name"], kind=flow["from"], source=flow["src"], destination=flow["dst"], protocol=flow["proto"],
         port=flow["port"], expected=Expected(expect["verdict"], endpoints, masquerade), repeat=flow.get("repeat", 0),
-        sticky=flow.get("sticky", False), sticky_group=flow.get("sticky_group", ""), connection=flow.get("conn", ""),
-        source_port=flow.get("src_port", 0), established=flow.get("established", False),
+        sticky=flow.get("sticky", "sticky_group" in flow), sticky_group=flow.get("sticky_group", ""),
+        connection=flow.get("conn", ""), source_port=flow.get("src_port", 0), established=flow.get("established", False),
         max_wait_s=flow.get("max_wait_seconds", 0.0),
     )  # fmt: skip
 
@@ -101,11 +105,13 @@ class Judge:
     Args:
         node_addresses: what a masqueraded source may be.
         bystanders: the names of the lab's own servers that answer what kpx keeps out of.
+        vacant: addresses and ports of the node that have none, since kpx may want to listen there.
     """
 
-    def __init__(self, node_addresses: frozenset[str], bystanders: frozenset[str]) -> None:
+    def __init__(self, node_addresses: frozenset[str], bystanders: frozenset[str], vacant: frozenset[tuple[str, int]]) -> None:
         self._node_addresses = node_addresses
         self._bystanders = bystanders
+        self._vacant = vacant
         self._connections: dict[str, Flow] = {}
         self._groups: dict[str, str] = {}
 
@@ -127,6 +133,8 @@ class Judge:
         """Ask with as many connections as the row needs, more of them when `again`; return "" or what is wrong."""
         if row.connection:
             return self._complaint(row, self._keep_open(namespace, row))
+        if row.expected.verdict == "accept":
+            return self._deafness(namespace, row)
         servers: set[str] = set()
         at_least, at_most = self._tries(row, again)
         for attempt in range(1, at_most + 1):
@@ -140,12 +148,12 @@ class Judge:
 
     def _tries(self, row: Row, again: bool) -> tuple[int, int]:
         if row.expected.verdict != "dnat":
-            return 1, 1
+            return row.repeat or 1, row.repeat or 1
         if row.sticky:
             return row.repeat or 20, row.repeat or 20
         at_least, at_most = TRIES_PER_ENDPOINT
-        at_least = at_most if again else at_least
-        return at_least * len(row.expected.endpoints), at_most * len(row.expected.endpoints)
+        at_least, at_most = (each * len(row.expected.endpoints) for each in (at_most if again else at_least, at_most))
+        return max(at_least, row.repeat), max(at_most, row.repeat)
 
     def _keep_open(self, namespace: Namespace, row: Row) -> Outcome:
         flow = self._connections.get(row.connection)
@@ -155,12 +163,23 @@ class Judge:
             self._connections[row.connection] = flow
         return flow.ask()
 
+    def _deafness(self, namespace: Namespace, row: Row) -> str:
+        """Return "" when something that speaks HTTP listens: no server of the lab does."""
+        try:
+            with namespace.entered():
+                ask((row.destination, row.port), source=row.source, timeout_s=ANSWER_S)
+        except (OSError, HTTPException) as error:
+            return f"{row}: kpx must listen, but {error!r}"
+        return ""
+
     def _complaint(self, row: Row, outcome: Outcome) -> str:
         """Judge one answer."""
         wanted = row.expected
         if wanted.verdict != "dnat":
-            good = {"reject": outcome.verdict == "refused", "drop": outcome.verdict == "silence"}
+            refused = outcome.verdict == "refused"
+            good = {"reject": refused, "drop": outcome.verdict == "silence"}
             good["pass"] = outcome.server in self._bystanders and same(outcome.seen, row.source)
+            good["pass"] |= refused and (str(ipaddress.ip_address(row.destination)), row.port) in self._vacant
             return "" if good[wanted.verdict] else f"{row}: expected {wanted.verdict}, but {outcome}"
         if outcome.server not in wanted.endpoints:
             return f"{row}: expected one of {', '.join(wanted.endpoints)}, but {outcome}"

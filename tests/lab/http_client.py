@@ -22,8 +22,16 @@ class Response(NamedTuple):
         return json.loads(self.body)
 
 
-def ask(place: tuple[str, int], path: str = "/", method: str = "GET", body: bytes | None = None) -> Response:
-    connection = http.client.HTTPConnection(*place, timeout=LONG_S)
+def ask(
+    place: tuple[str, int],
+    path: str = "/",
+    method: str = "GET",
+    body: bytes | None = None,
+    source: str = "",
+    timeout_s: float = LONG_S,
+) -> Response:
+    """Ask over a connection of its own; "" lets the kernel choose the source."""
+    connection = http.client.HTTPConnection(*place, timeout=timeout_s, source_address=(source, 0) if source else None)
     try:
         connection.request(method, path, body)
         response = connection.getresponse()

@@ -8,11 +8,13 @@ rows, to fail as a whole, and to be touched by somebody else, and it counts what
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend, Listed, Observed, Refusal
+from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend, KernelVerdict, Listed, Observed, Refusal
+from kpx.dataplanes.way import Hook, Place, Traveller, Turn
 from kpx.errors import KernelError
 from kpx.model.addresses import Address, Family, format_address
 from kpx.model.facts import NodeFacts
@@ -90,12 +92,35 @@ class MemoryDataplane:
             endpoints = rows.get(ENDPOINTS[family], {})
             for frontend, (action, count, *_, timeout) in rows.get(FRONTENDS[family], {}).items():
                 backends = tuple(endpoints[frontend, slot] for slot in range(count))
-                result.append(KernelFrontend(frontend, None, action.value, backends, "unless-pod", timeout))
+                pod, others = (KernelVerdict(action.value, backends, masquerade) for masquerade in (False, True))
+                result.append(KernelFrontend(frontend, None, pod, others, others, timeout))
         return sorted(result, key=lambda one: one.frontend)
 
     def refusal_of(self, rows: Rows, destination: Address, host: Collection[Address]) -> Refusal | None:
         ranges = rows.get(CIDRS[_family(destination)], {})
         return Refusal("drop", "in a range of Services") if any(destination in prefix for prefix in ranges) else None
+
+    def hooks(self, rows: Rows, facts: NodeFacts, host: Collection[Address]) -> Iterable[Hook]:
+        """Exact frontends lead to what is in their slots; whoever is not a pod is masqueraded. There are no node ports here."""
+
+        def translate(place: Place, packet: Traveller) -> Iterable[tuple[Traveller, Turn]]:
+            asked = Frontend(packet.family, packet.destination, packet.protocol, packet.port)
+            held = next((one for one in self.frontends_of(rows) if one.frontend == asked), None)
+            if held is None:
+                return [(packet, Turn.ON)]
+            met = packet.meets(place, "memory", "a frontend", str(asked))
+            sent = [met._replace(destination=b.address, port=b.port, translated=True) for b in held.backends]
+            return [(one, Turn.ON) for one in sent] or [(met, Turn(held.outside.action))]
+
+        def masquerade(packet: Traveller) -> Iterable[tuple[Traveller, Turn]]:
+            pods = facts.local_detector.prefix(packet.family)
+            is_to = packet.translated and pods is not None and packet.source not in pods
+            return [(packet._replace(masqueraded=is_to), Turn.ON)]
+
+        for family in Family:
+            for place in (Place.PREROUTING, Place.OUTPUT):
+                yield Hook(place, 0, family, True, functools.partial(translate, place))
+            yield Hook(Place.POSTROUTING, 0, family, True, masquerade)
 
     def row_command(self, table: Table, key: Key, value: Value) -> str:
         return f"add row {table.family} {table.name} {_spell(key)} : {_spell(value)}"

@@ -23,13 +23,12 @@ class Results:
     """
     A pytest plugin that writes the counts after every test; the file is replaced as a whole.
 
-    A test that went wrong in its setup or its teardown has failed. One that failed as it may (`xfail`) is counted apart from
-    those that passed, and as one that ran.
+    A test that went wrong in its setup or its teardown has failed.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._counts = dict.fromkeys(("passed", "failed", "skipped", "known"), 0)
+        self._counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
         self._outcome = ""
         self._total = self._all = 0
         self._exit_status: int | None = None
@@ -45,7 +44,7 @@ class Results:
         if report.failed:
             self._outcome = "failed"
         elif report.skipped and self._outcome != "failed":
-            self._outcome = "known" if hasattr(report, "wasxfail") else "skipped"
+            self._outcome = "skipped"
         if report.when == "teardown":
             self._counts[self._outcome or "passed"] += 1
             self._outcome = ""

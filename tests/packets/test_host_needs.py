@@ -18,7 +18,7 @@ from tests.lab.netns import Namespace
 
 pytestmark = pytest.mark.packets
 
-NEEDED = ("ip_vs", "tracked IPVS connections", "ip_set", "iptables", "xt_set")
+NEEDED = ("nf_tables", "ip_vs", "tracked IPVS connections", "ip_set", "iptables", "xt_set")
 
 
 @pytest.fixture

@@ -1,23 +1,29 @@
-"""ClientIP affinity with IPVS, on every kind of address, also where the endpoint has another port (section 10, G5, A9)."""
+"""
+ClientIP affinity, which nftables carries in mode ipvs, too: shared by every address of a service port, with an exact timer,
+also where the endpoint has another port (section 10, D13, A9). IPVS itself remembers nobody.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.lab.holdings import virtual_servers
+from tests.lab.netns import PATIENCE
 from tests.lab.objects import node, port, service, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, names, shop, who, write
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, eventually, names, shop, who, write
 from tests.lab.world import World
 
-pytestmark = pytest.mark.dataplane("ipvs")
+pytestmark = pytest.mark.dataplane
 
-WEB, EXTERNAL, BALANCER, DNS = "10.96.0.10", "203.0.113.5", "203.0.113.6", "10.96.0.53"
+WEB, EXTERNAL, BALANCER, DNS, BRIEF = "10.96.0.10", "203.0.113.5", "203.0.113.6", "10.96.0.53", "10.96.0.20"
 SIX = "fd00:96::10"
 CLIENTS = [f"192.0.2.{number}" for number in range(20, 32)]
 TIMEOUT_S = 600
+BRIEF_S = int(3 * PATIENCE)
 PORTS = (port(80, node_port=30080),)
 
 
@@ -30,11 +36,9 @@ OBJECTS = [
     node(*NODE.values()), sticky(), slice_of("web", *ENDPOINTS[4], remote=REMOTE),
     service("six", SIX, external_ips=["2001:db8:5::5"], affinity_s=TIMEOUT_S), slice_of("six", *ENDPOINTS[6], remote=REMOTE),
     service("dns", DNS, port(53, "UDP"), affinity_s=TIMEOUT_S), slice_of("dns", *ENDPOINTS[4], remote=REMOTE, protocol="UDP"),
+    service("brief", BRIEF, affinity_s=BRIEF_S), slice_of("brief", *ENDPOINTS[4], remote=REMOTE),
 ]  # fmt: skip
-WAYS = {
-    "ClusterIP": (WEB, 80), "external IP": (EXTERNAL, 80), "load balancer": (BALANCER, 80), "node port": (NODE[4], 30080),
-    "ClusterIP of IPv6": (SIX, 80), "external IP of IPv6": ("2001:db8:5::5", 80),
-}  # fmt: skip
+WAYS = {4: ((WEB, 80), (EXTERNAL, 80), (BALANCER, 80), (NODE[4], 30080)), 6: ((SIX, 80), ("2001:db8:5::5", 80))}
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +49,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.wind_up()
 
 
-@pytest.mark.parametrize("way", list(WAYS))
-def test_a_client_stays_with_its_endpoint(world: World, way: str) -> None:
-    """All connections of a client reach one endpoint, though its port is not the Service's (A2)."""
-    address, number = WAYS[way]
-    v = 6 if ":" in address else 4
+@pytest.mark.parametrize("v", [4, 6])
+def test_a_client_stays_with_its_endpoint_whichever_address_it_asks(world: World, v: int) -> None:
+    """A1, A2: ClusterIP, external IP, load balancer and node port share what is remembered; IPVS alone cannot."""
     for client in (CLIENT[v], POD[v]):
-        reached = who(world, client, address, number, times=8)
+        reached = {server for to, number in WAYS[v] for server in who(world, client, to, number, times=4)}
         assert len(reached) == 1
         assert reached < names(*ENDPOINTS[v])
 
@@ -68,28 +70,47 @@ def test_datagrams_from_new_ports_stay_too(world: World) -> None:
     assert set().union(*reached.values()) == names(*ENDPOINTS[4])
 
 
-def test_the_timeout_is_the_services(world: World) -> None:
-    """On the virtual server of every address, and only there."""
-    places = [f" {address}:{number} " for address, number in WAYS.values() if ":" not in address]
+@pytest.mark.dataplane("ipvs")
+def test_ipvs_remembers_nobody(world: World) -> None:
+    """Its virtual servers are there for connections of other times, and none is persistent."""
     lines = [line for line in virtual_servers(world.node.namespace) if line.startswith("-A")]
-    ours = [line for line in lines if any(place in line for place in places)]
 
-    assert len(ours) == 4
-    assert all(f"-p {TIMEOUT_S}" in line for line in ours)
+    assert [line for line in lines if f"{WEB}:80 " in line]
+    assert not [line for line in lines if " -p " in line]
+
+
+def entries(world: World, client: str) -> list[dict[str, object]]:
+    """Where a client is kept, as `kpx get affinity` lists it."""
+    listed = json.loads(world.agent.kpx("get", "affinity", "-o", "json").stdout)["affinity"]
+    return [entry for entry in listed if entry["client"] == client]
 
 
 def test_who_is_kept_where_can_be_listed(world: World) -> None:
-    """`kpx get affinity` names the client, the frontend it asked and the endpoint it is kept on."""
+    """`kpx get affinity` names the client and the endpoint it is kept on, under every frontend of the Service (A1)."""
     server = ask(world, CLIENTS[0], EXTERNAL).server
-    entries = json.loads(world.agent.kpx("get", "affinity", "-o", "json").stdout)["affinity"]
-    mine = [entry for entry in entries if entry["client"] == CLIENTS[0] and EXTERNAL in json.dumps(entry)]
+    mine = [entry for entry in entries(world, CLIENTS[0]) if entry["service"] in (None, "shop/web") and ":53" not in str(entry)]
 
-    assert len(mine) == 1
-    assert server in json.dumps(mine)
+    assert len(mine) == 4
+    assert all(server in str(entry["endpoint"]) for entry in mine)
+
+
+def test_the_timer_runs_from_the_last_new_flow(world: World) -> None:
+    """A3, D13: packets of a connection that is open all the while do not stretch it, nor do connections that ended."""
+    flow = world.flow("TCP", CLIENTS[1], BRIEF, 80)
+    began = time.monotonic()
+
+    def forgotten() -> bool:
+        assert flow.ask().server, "the connection itself lives on"
+        return not [entry for entry in entries(world, CLIENTS[1]) if BRIEF in str(entry["frontend"])]
+
+    assert not forgotten()
+    eventually(forgotten, world, BRIEF_S + 10 * PATIENCE)
+    assert time.monotonic() - began >= BRIEF_S
+    flow.close()
 
 
 def test_an_endpoint_that_goes_takes_its_clients_along_and_nobody_elses(world: World) -> None:
-    """A4, G5: no new connection reaches it, though a template still points there; all others stay where they were."""
+    """A4: no new connection reaches it; all other clients stay where they were."""
     before = {each: ask(world, each, WEB).server for each in CLIENTS}
     gone = before[CLIENTS[0]]
     left = [each for each in ENDPOINTS[4] if not gone.startswith(f"{each}:")]
@@ -119,5 +140,5 @@ def test_it_can_be_switched_off_and_on(world: World) -> None:
 
     write(world, sticky(77))
     assert len(who(world, CLIENT[4], WEB, times=8)) == 1
-    assert any("-p 77" in line for line in virtual_servers(world.node.namespace) if f"{WEB}:80 " in line)
+    assert {entry["timeoutSeconds"] for entry in entries(world, CLIENT[4]) if WEB in str(entry["frontend"])} == {77.0}
     write(world, sticky())

@@ -1,6 +1,6 @@
 """
-IPVS and ipset know no transactions, so an agent can die between any two writes: every prefix of what it writes must be
-harmless, and the next agent must come out right (16.2, D16, D22).
+IPVS and ipset know no transactions, and nftables beside them knows nothing of theirs, so an agent can die between any two writes:
+every prefix of what it writes must be harmless, and the next agent must come out right (16.2, D16, D22).
 
 The data plane runs in this process, behind doors to the kernel that let one message through at a time: after each the kernel is
 looked at, and after a given number the process dies, in the way that leaves nothing of it but what is in the kernel.
@@ -17,13 +17,16 @@ import pytest
 
 from kpx.agent.engine import Engine
 from kpx.cluster.events import Delete, Event, Synced, Upsert
+from kpx.dataplanes.composed import Composed
 from kpx.dataplanes.ipvs.doors import Doors, close_doors, open_doors
 from kpx.dataplanes.ipvs.observe import packed
 from kpx.dataplanes.ipvs.plane import IpvsDataplane
-from kpx.dataplanes.ipvs.schema import BY_NAME, TABLES, key_of, set_name
+from kpx.dataplanes.ipvs.schema import BY_NAME, TABLES, key_of, read_server, set_name
+from kpx.dataplanes.nftables.plane import NftablesDataplane
 from kpx.kernel import routing
 from kpx.kernel.conntrack import ConntrackFlows
-from kpx.model.addresses import Family, parse_address, parse_prefix
+from kpx.kernel.netlink import Netlink
+from kpx.model.addresses import Address, Family, parse_address, parse_prefix
 from kpx.model.decode import decode_document
 from kpx.model.facts import LocalDetector, NodeFacts
 from kpx.reconcile.rows import Rows
@@ -153,28 +156,39 @@ class OneTable(OneByOne):
             self._fuse.burn(lambda table=table: self._door.restore(family, table + "\n"))  # type: ignore[misc]
 
 
+class OneTransaction(OneByOne):
+    """`Netlink` of nf_tables, a transaction at a time."""
+
+    def transact(self, datagram: bytes, first: int, last: int) -> list[Any]:
+        return self._fuse.burn(lambda: self._door.transact(datagram, first, last))
+
+
 class Bench:
     """A namespace in which agents live and die."""
 
     def __init__(self, host: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
         self.host = host
         self.looking = open_doors()
+        self.beside = NftablesDataplane(Netlink())
         self.fuse = Fuse()
         change = routing._change
         monkeypatch.setattr(routing, "_change", lambda *a, **k: self.fuse.burn(lambda: change(*a, **k)))
 
     @contextlib.contextmanager
-    def plane(self) -> Iterator[IpvsDataplane]:
+    def plane(self) -> Iterator[Composed]:
         """A data plane with a fresh memory, as after a start; every write goes over the fuse."""
         doors = open_doors()
         sets: Any = OneElement(doors.sets, self.fuse)
         ipvs: Any = OneMessage(doors.ipvs, self.fuse)
         iptables: Any = OneTable(doors.iptables, self.fuse)
         split = Doors(doors.netlink, sets, ipvs, iptables)
+        netlink = Netlink()
+        tables: Any = OneTransaction(netlink, self.fuse)
         try:
-            yield IpvsDataplane(split)
+            yield Composed(IpvsDataplane(split), NftablesDataplane(tables))
         finally:
             close_doors(doors)
+            netlink.close()
 
     def become(self, state: State, start: State | None = None, last: int | None = None) -> int:
         """
@@ -232,9 +246,14 @@ class Bench:
                 found |= {key_of(BY_NAME[table], element) or b"" for element in self.looking.sets.elements(name)}
         return found
 
-    def held(self) -> str:
+    def carried(self) -> set[Any]:
+        """The frontends that nftables has."""
+        return {each.frontend for each in self.beside.frontends_of(self.beside.observe().rows)}
+
+    def held(self) -> tuple[str, Rows]:
         """Everything of kpx but what drains, which an agent that died may have begun to let go."""
-        return "\n".join(line for line in HELD.ours(self.host).splitlines() if " -w 0" not in line and "DRAINING " not in line)
+        lines = (line for line in HELD.ours(self.host).splitlines() if " -w 0" not in line and "DRAINING " not in line)
+        return "\n".join(lines), {table: rows for table, rows in self.beside.observe().rows.items() if rows}
 
 
 def values(state: State) -> list[Any]:
@@ -263,6 +282,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         bench = Bench(host, monkeypatch)
         yield bench
         close_doors(bench.looking)
+        bench.beside.close()
     host.close()
 
 
@@ -284,7 +304,8 @@ class Watchman:
 
     @staticmethod
     def _endpoints(rows: Rows, key: bytes) -> bool:
-        return any(isinstance(each, bytes) and each.startswith(key) for each in rows.get(TABLES[FAMILY, "destinations"], {}))
+        served = [*rows.get(TABLES[FAMILY, "destinations"], {}), *rows.get(TABLES[FAMILY, "by-nftables"], {})]
+        return any(isinstance(each, bytes) and each.startswith(key) for each in served)
 
     def __call__(self) -> None:
         """Look."""
@@ -301,7 +322,10 @@ class Watchman:
         # What is refused is not steered, whatever set it is in besides.
         refused = self._bench.keys("refused")
         self._expect(not self._served & refused, f"{number}: refused in between: {shown(self._served & refused)}")
-        for key in (steered & ours) - refused:
+        left = self._bench.keys("by-nftables") & steered
+        carried = self._bench.carried() if left else set()
+        self._expect(all(_carriers(key) & carried for key in left), f"{number}: left to nobody, of {shown(left)}")
+        for key in (steered & ours) - refused - left:
             working = any(state.weight for _, state in self._bench.looking.ipvs.destinations(servers[key]))
             self._expect(working, f"{number}: steered to nobody: {shown({key})}")
             bare = key in self._masqueraded and key not in masqueraded
@@ -310,6 +334,12 @@ class Watchman:
     def _expect(self, holds: bool, complaint: str) -> None:
         if not holds:
             self.complaints.append(complaint)
+
+
+def _carriers(key: bytes) -> set[Any]:
+    """How nftables may know the frontend of a virtual server: by its address, or as a node port."""
+    frontend = read_server(FAMILY, key)
+    return {frontend, frontend._replace(address=Address(b""))} if frontend else set()
 
 
 def shown(keys: set[bytes]) -> list[str]:

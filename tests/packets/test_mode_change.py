@@ -21,12 +21,13 @@ from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, eve
 from tests.lab.world import World
 
 pytestmark = [pytest.mark.dataplane("ipvs"), pytest.mark.needs("nf_tables")]
-WEB, DNS, EMPTY = "10.96.0.10", "10.96.0.53", "10.96.0.20"
+WEB, DNS, EMPTY, STICKY = "10.96.0.10", "10.96.0.53", "10.96.0.20", "10.96.0.30"
 OBJECTS = [
     node(NODE[4]), service_cidr("10.96.0.0/16"),
     service("web", WEB, port(80, node_port=30080)), slice_of("web", *ENDPOINTS[4], remote=REMOTE),
     service("dns", DNS, port(53, "UDP")), slice_of("dns", *ENDPOINTS[4], remote=REMOTE, protocol="UDP"),
     service("empty", EMPTY),
+    service("sticky", STICKY, affinity_s=600), slice_of("sticky", *ENDPOINTS[4], remote=REMOTE),
 ]  # fmt: skip
 LEAVES_S = 30.0 * PATIENCE
 """How long the old data plane may take to go."""
@@ -77,11 +78,17 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 def change(world: World, mode: str) -> None:
     """Restart the agent with another data plane and wait until nothing of the old one is left."""
-    old = HOLDINGS[world.agent.mode]
     world.agent.stop()
     world.agent.mode = mode
     world.agent.start()
-    eventually(lambda: not old.ours(world.node.namespace), world, LEAVES_S)
+    eventually(lambda: is_alone(world), world, LEAVES_S)
+
+
+def is_alone(world: World) -> bool:
+    """Tell whether nothing is left of another data plane; ipvs goes on with as much of nftables as it needs."""
+    if world.agent.mode == "nftables":
+        return not HOLDINGS["ipvs"].ours(world.node.namespace)
+    return WEB not in HOLDINGS["nftables"].ours(world.node.namespace)
 
 
 @pytest.mark.parametrize("source", [POD[4], CLIENT[4]])
@@ -101,7 +108,7 @@ def test_open_connections_go_on(world: World, source: str) -> None:
     assert other.ask() == through_ipvs
     other.close()
     flow.close()
-    eventually(lambda: not HOLDINGS["ipvs"].ours(world.node.namespace), world, LEAVES_S)
+    eventually(lambda: is_alone(world), world, LEAVES_S)
 
 
 def test_what_changed_meanwhile_is_right_in_the_new_one(world: World) -> None:
@@ -112,13 +119,23 @@ def test_what_changed_meanwhile_is_right_in_the_new_one(world: World) -> None:
     world.agent.start()
 
     assert who(world, POD[4], WEB) == names(*ENDPOINTS[4][:2])
-    eventually(lambda: not HOLDINGS["nftables"].ours(world.node.namespace), world, LEAVES_S)
+    eventually(lambda: is_alone(world), world, LEAVES_S)
     assert who(world, POD[4], WEB) == names(*ENDPOINTS[4][:2])
+
+
+def test_clients_are_remembered_by_the_same_tables(world: World) -> None:
+    """A9: what nftables carries in either mode goes through the change as if there were none."""
+    before = {source: who(world, source, STICKY) for source in (POD[4], CLIENT[4])}
+    assert all(len(servers) == 1 for servers in before.values())
+    for mode in ("ipvs", "nftables"):
+        change(world, mode)
+        assert {source: who(world, source, STICKY) for source in before} == before
 
 
 def test_no_new_connection_fails_while_the_data_plane_changes(world: World) -> None:
     """From nftables to ipvs and back, asked by a pod, an outsider and the node all the while."""
-    ways = [(POD[4], WEB, 80, "TCP"), (CLIENT[4], NODE[4], 30080, "TCP"), ("", WEB, 80, "TCP"), (POD[4], DNS, 53, "UDP")]
+    ways = [(POD[4], WEB, 80, "TCP"), (CLIENT[4], NODE[4], 30080, "TCP"), ("", WEB, 80, "TCP"), (POD[4], DNS, 53, "UDP"),
+            (CLIENT[4], STICKY, 80, "TCP")]  # fmt: skip
     for mode in ("ipvs", "nftables"):
         asker = Asker(world, ways)
         try:

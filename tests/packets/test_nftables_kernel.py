@@ -20,6 +20,7 @@ from kpx.reconcile.plan import Operation, Plan, Verb
 from kpx.reconcile.rows import Rows
 from tests.lab.netns import Namespace
 from tests.lab.programs import service_program
+from tests.lab.ruleset import assert_lists_cleanly
 
 pytestmark = [pytest.mark.packets, pytest.mark.dataplane("nftables")]
 
@@ -76,6 +77,15 @@ def filled(rows: Rows) -> Rows:
 
 WEB = service_program("web", "10.96.0.1", ["10.0.1.1", "10.0.1.2"], external_ip="203.0.113.5", node_port=30080, affinity_s=60)
 SIX = service_program("six", "fd10::1", ["fd01::1"], external_ip="fd20::1", node_port=30081, affinity_s=10800)
+NEAR = service_program(
+    "near", "10.96.0.4", ["10.0.1.1", "10.0.2.1", "10.0.3.1"], external_ip="203.0.113.4", node_port=30084, affinity_s=60,
+    here=["10.0.1.1"], source_ranges=("192.0.2.0/28", "198.51.100.7/32"),
+)  # fmt: skip
+FAR = service_program("far", "10.96.0.5", ["10.0.2.1"], external_ip="203.0.113.6", node_port=30085, here=[])
+NEAR_SIX = service_program(
+    "near6", "fd10::4", ["fd01::1", "fd02::1", "fd03::1"], external_ip="fd20::4", affinity_s=60,
+    here=["fd01::1"], source_ranges=("2001:db8::/33", "2001:db8:ffff::7/128"),
+)  # fmt: skip
 DNS = service_program("dns", "10.96.0.9", ["10.0.1.7"], port=53)
 THEIRS = """
 table ip theirs {
@@ -92,18 +102,17 @@ EMPTY = service_program("empty", "10.96.0.8", [], node_port=30082)
 @pytest.mark.parametrize("detector", list(DETECTORS))
 def test_rows_come_back_as_written_and_list_cleanly(host, plane, detector, anywhere):
     of = facts(detector, anywhere)
-    rows = desired(plane, of, WEB, SIX, DNS, EMPTY)
+    rows = desired(plane, of, WEB, SIX, DNS, EMPTY, NEAR, FAR, NEAR_SIX)
 
     assert synchronise(plane, of, rows).failures == ()
     assert filled(plane.observe().rows) == filled(rows)
     assert plane.prepare(of) == []
-    assert "table ip kpx" in host.run("nft", "list", "ruleset").stdout
-    assert json.loads(host.run("nft", "-j", "list", "ruleset").stdout)["nftables"]
+    assert "table ip kpx" in assert_lists_cleanly(host)
 
 
 def test_every_table_and_rule_says_what_it_is_for(host, plane):
     of = facts()
-    synchronise(plane, of, desired(plane, of, WEB, SIX))
+    synchronise(plane, of, desired(plane, of, WEB, SIX, NEAR, NEAR_SIX))
     objects = [
         next(iter(o.values())) | {"kind": next(iter(o))}
         for o in json.loads(host.run("nft", "-j", "list", "ruleset").stdout)["nftables"]
@@ -133,6 +142,8 @@ def test_going_from_any_state_to_any_other_leaves_exactly_the_other(plane):
         (service_program("web", "10.96.0.1", ["10.0.1.2", "10.0.1.3", "10.0.1.4"], external_ip="203.0.113.5"), DNS),
         (SIX, EMPTY),
         (service_program("empty", "10.96.0.8", ["10.0.1.5"], node_port=30082), WEB),
+        (NEAR, FAR, NEAR_SIX),
+        (service_program("near", "10.96.0.4", ["10.0.1.1", "10.0.2.1"], external_ip="203.0.113.4", node_port=30084),),
         (service_program("web", "10.96.0.1", [], external_ip="203.0.113.5", node_port=30080, affinity_s=60),),
     ]
     for one in states:

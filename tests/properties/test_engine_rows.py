@@ -2,29 +2,28 @@
 Laws of the whole way from events to rows of either data plane, on a kernel made of dictionaries.
 
 After every single operation, thus at every prefix of every plan, a packet must find what it needs: with nftables a frontend in
-the kernel has its chain, all its slots and its masquerading; with ipvs a steered frontend has a recorded virtual server, and
+the kernel has its chains, all its slots, its masquerading and its source ranges, and no outsider's address is kept on a way to
+another node; with ipvs a steered frontend has a recorded virtual server, and
 either destinations and masquerading or a refusal. That is what makes a crash between two writes harmless (16.2, D16, D22).
 """
 
 from __future__ import annotations
-
-import sys
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpx.agent.engine import Engine
 from kpx.cluster.events import Delete, Event, Synced, Upsert
-from kpx.dataplanes.ipvs.schema import TABLES, server_of
-from kpx.dataplanes.nftables.chains import pool_size
-from kpx.dataplanes.nftables.schema import CHAINS, ROWS
-from kpx.model.addresses import Family, parse_address, parse_prefix
+from kpx.dataplanes.ipvs.schema import TABLES, read_server, server_of
+from kpx.dataplanes.nftables.choices import Choice, slots
+from kpx.dataplanes.nftables.schema import CHAINS, ROWS, read_endpoint
+from kpx.model.addresses import Address, Family, parse_address, parse_prefix
 from kpx.model.endpointslice import Endpoint, EndpointSlice, SlicePort
 from kpx.model.facts import LocalDetector, NodeFacts
 from kpx.model.names import ObjectName, Protocol
 from kpx.model.service import Service, ServicePort
 from kpx.reconcile.plan import Failure, Operation
-from kpx.reconcile.rows import Rows
+from kpx.reconcile.rows import Key, Rows, Value
 from tests.scenarios.scenario_kernel import Dictionary, DictionaryKernel, IpvsDictionary
 
 FACTS = NodeFacts(
@@ -40,7 +39,10 @@ PODS = {
     Family.IPV4: [parse_address(f"10.244.1.{n}") for n in range(1, 6)],
     Family.IPV6: [parse_address(f"fd00:244::{n}") for n in range(1, 6)],
 }
+LOCAL = {pods[number] for pods in PODS.values() for number in (0, 1)}
 EXTERNAL = [parse_address("198.51.100.1"), parse_address("fd00:51::1")]
+RESTRICTED = [parse_address("203.0.113.1"), parse_address("fd00:52::1")]
+RANGES = tuple(map(parse_prefix, ("192.0.2.0/28", "2001:db8::/64")))
 
 # Dense on purpose: nearly every Service has an address, nearly every slice an endpoint that is ready, and they join.
 services = st.builds(
@@ -52,13 +54,21 @@ services = st.builds(
         lambda port: st.sampled_from([0, 30000]).map(lambda node_port: (ServicePort("", Protocol.TCP, port, node_port),))
     ),
     external_ips=st.lists(st.sampled_from(EXTERNAL), max_size=2, unique=True).map(tuple),
+    load_balancer_ips=st.lists(st.sampled_from(RESTRICTED), max_size=2, unique=True).map(tuple),
+    source_ranges=st.sampled_from([RANGES, (*RANGES, parse_prefix("192.0.2.64/32"))]),
+    internal_policy_local=st.booleans(),
+    external_policy_local=st.booleans(),
     affinity_timeout_s=st.sampled_from([None, 60, 90]),
 )
 
 
+def _endpoint(address: Address, ready: bool) -> Endpoint:
+    return Endpoint(address, ready=ready, node_name="n1" if address in LOCAL else "n2")
+
+
 def _slices(family: Family) -> st.SearchStrategy[EndpointSlice]:
     endpoints = st.lists(
-        st.builds(Endpoint, st.sampled_from(PODS[family]), ready=st.sampled_from([True, True, True, False])), max_size=5
+        st.builds(_endpoint, st.sampled_from(PODS[family]), st.sampled_from([True, True, True, False])), max_size=5
     )
     return st.builds(
         EndpointSlice,
@@ -78,8 +88,6 @@ events = st.one_of(
     st.builds(Delete, st.just(EndpointSlice), st.sampled_from(SLICES)),
 )
 
-WAYS = (("frontends", "endpoints", "masquerades", "sticky"), ("nodeports", "nodeport-endpoints", "", "nodeport-sticky"))
-
 
 class WatchedKernel(DictionaryKernel):
     """Looks at what a packet would find after each operation."""
@@ -87,43 +95,72 @@ class WatchedKernel(DictionaryKernel):
     def _carry_out(self, operation: Operation) -> Failure | None:
         failure = super()._carry_out(operation)
         for family in Family:
-            for names in WAYS:
-                self._look(family, *names)
+            for maps, prefix in (("frontends", ""), ("nodeports", "nodeport-")):
+                self._look(family, maps, prefix)
         return failure
 
-    def _look(self, family: Family, frontends: str, endpoints: str, masquerades: str, sticky: str) -> None:
-        slots = self.rows.get(ROWS[family, endpoints], {})
-        chains = self.rows.get(CHAINS[family], {})
-        for key, verdict in self.rows.get(ROWS[family, frontends], {}).items():
-            size = pool_size(str(verdict))
-            assert size
-            assert str(verdict).removeprefix("goto ") in chains
-            assert all(key + slot.to_bytes(4, sys.byteorder) in slots for slot in range(size)), "a slot is empty"
-            if masquerades:
-                assert key in self.rows.get(ROWS[family, masquerades], {}), "nobody says how to masquerade"
-            if "stick-" in str(verdict):
-                assert key in self.rows.get(ROWS[family, sticky], {}), "nobody records affinity"
+    def _held(self, family: Family, name: str) -> dict[Key, Value]:
+        return self.rows.get(ROWS[family, name], {})
+
+    def _look(self, family: Family, maps: str, prefix: str) -> None:
+        for key, verdict in self._held(family, maps).items():
+            ways = [verdict]
+            if verdict in (f"goto {prefix}by-source", f"goto {prefix}by-host"):
+                ways = [self._held(family, f"{maps}-inside")[key], self._held(family, f"{maps}-outside")[key]]
+            for way in ways:
+                self._look_at_way(family, prefix, key, str(way))
+            self._look_at_outsiders(family, prefix, key, str(ways[-1]))
+            assert key[:-8] not in RESTRICTED or key in self._held(family, "ranged"), "open to everybody (F3)"
+
+    def _slots(self, family: Family, prefix: str, key: Key, way: str) -> list[Value]:
+        """Return the packed endpoints of a way."""
+        choice = Choice.of(way)
+        assert choice is not None
+        return [self._held(family, f"{prefix}endpoints")[key + slot] for slot in slots(choice)[: choice.size]]
+
+    def _look_at_way(self, family: Family, prefix: str, key: Key, way: str) -> None:
+        if way == "drop":
+            return
+        assert way.removeprefix("goto ") in self.rows[CHAINS[family]]
+        masqueraded, keeping = self._held(family, f"{prefix}masquerades"), self._held(family, f"{prefix}keeping")
+        for packed in self._slots(family, prefix, key, way):
+            place = key + packed if prefix else key
+            assert place in masqueraded or place in keeping, "nobody says how to masquerade"
+            assert "stick-" not in way or place in self._held(family, f"{prefix}sticky"), "nobody records affinity"
+
+    def _look_at_outsiders(self, family: Family, prefix: str, key: Key, way: str) -> None:
+        """Only an endpoint of this node may see an outsider's own address: its answer comes back through here (M8)."""
+        for packed in () if way == "drop" else self._slots(family, prefix, key, way):
+            place = key + packed if prefix else key
+            if place not in self._held(family, f"{prefix}masquerades"):
+                assert read_endpoint(packed)[0] in LOCAL, "an answer would go astray"
 
 
 class WatchedIpvs(IpvsDictionary):
     """Looks at what a packet would find after each operation."""
 
-    def _carry_out(self, operation: Operation) -> Failure | None:
-        failure = super()._carry_out(operation)
-        for family in Family:
-            self._look(family)
-        return failure
+    def __init__(self) -> None:
+        super().__init__()
+        self.ipvs.look = self.nftables.look = self._look
 
-    def _look(self, family: Family) -> None:
-        held = {
-            name: self.rows.get(TABLES[family, name], {}) for name in ("servers", "virtual-servers", "refused", "destinations")
-        }
-        masqueraded = {key for name in ("masq-all", "masq-nonpod") for key in self.rows.get(TABLES[family, name], {})}
+    def _look(self) -> None:
+        for family in Family:
+            self._look_at(family)
+
+    def _look_at(self, family: Family) -> None:
+        names = ("servers", "virtual-servers", "refused", "by-nftables", "destinations")
+        held = {name: self.ipvs.rows.get(TABLES[family, name], {}) for name in names}
+        masqueraded = {key for name in ("masq-all", "masq-nonpod") for key in self.ipvs.rows.get(TABLES[family, name], {})}
         served = {server_of(family, key) for key in held["destinations"]}
+        carried = {each.frontend for each in self.nftables.frontends_of(self.nftables.rows)} if held["by-nftables"] else set()
         for name in ("frontends", "node-ports"):
-            for key in self.rows.get(TABLES[family, name], {}):
+            for key in self.ipvs.rows.get(TABLES[family, name], {}):
                 assert key in held["virtual-servers"], "steered to a virtual server that is not there"
-                if key not in held["refused"]:
+                if key in held["by-nftables"]:
+                    frontend = read_server(family, key)
+                    asked = frontend if name == "frontends" else frontend._replace(address=Address(b""))
+                    assert asked in carried, "left to nftables, which knows nothing of it"
+                elif key not in held["refused"]:
                     assert key in served, "nobody serves new flows, and nobody refuses them"
                     if family == Family.IPV4:
                         assert key in masqueraded, "nobody says how to masquerade"

@@ -12,6 +12,7 @@ import errno
 from collections.abc import Callable, Collection
 
 from kpx.dataplanes.base import AffinityEntry, Observed
+from kpx.dataplanes.composed import Composed
 from kpx.dataplanes.ipvs.plane import IpvsDataplane
 from kpx.dataplanes.ipvs.schema import BY_NAME, FAMILIES, Kind, server_of
 from kpx.dataplanes.nftables.plane import NftablesDataplane
@@ -25,7 +26,7 @@ class Dictionary:
     A kernel for scenarios, to be mixed into a data plane.
 
     Attributes:
-        rows: what it holds.
+        rows: what it holds. look: called after each operation.
     """
 
     audit_every_s = None
@@ -33,6 +34,7 @@ class Dictionary:
     def __init__(self) -> None:
         super().__init__(None)
         self.rows: Rows = {}
+        self.look: Callable[[], None] = lambda: None
 
     def prepare(self, facts: NodeFacts) -> list[str]:
         """There is nothing but rows here."""
@@ -48,12 +50,17 @@ class Dictionary:
 
     def apply(self, plan: Plan) -> Outcome:
         """Carry operations out one by one."""
-        failures = tuple(failure for operation in plan.operations if (failure := self._carry_out(operation)))
+        failures = tuple(failure for operation in plan.operations if (failure := self._step(operation)))
         return Outcome(failures, datagrams=1, written_bytes=len(plan.operations))
 
     def forget_affinity(self, gone: Callable[[AffinityEntry], bool]) -> int:
         """No packet ever made an entry."""
         return 0
+
+    def _step(self, operation: Operation) -> Failure | None:
+        failure = self._carry_out(operation)
+        self.look()
+        return failure
 
     def _carry_out(self, operation: Operation) -> Failure | None:
         rows = self.rows.setdefault(operation.table, {})
@@ -106,13 +113,14 @@ class DictionaryKernel(Dictionary, NftablesDataplane):
 POINTS_TO = {
     "virtual-servers": "servers",
     "destinations": "virtual-servers",
+    "spared": "virtual-servers",
     "frontends": "virtual-servers",
     "node-ports": "virtual-servers",
 }
 """Which table of the ipvs data plane names servers of which."""
 
 
-class IpvsDictionary(Dictionary, IpvsDataplane):
+class IpvsPart(Dictionary, IpvsDataplane):
     """IPVS and ipsets as a dictionary."""
 
     def deadline(self) -> float | None:
@@ -137,3 +145,18 @@ class IpvsDictionary(Dictionary, IpvsDataplane):
             return None
         assert isinstance(key, bytes)
         return server_of(FAMILIES[table.family], key)
+
+
+class IpvsDictionary(Composed):
+    """Both of which the ipvs data plane is made, as dictionaries."""
+
+    name = "ipvs"
+
+    def __init__(self) -> None:
+        self.ipvs, self.nftables = IpvsPart(), DictionaryKernel()
+        super().__init__(self.ipvs, self.nftables)
+
+    @property
+    def rows(self) -> Rows:
+        """What they hold."""
+        return self.observe().rows

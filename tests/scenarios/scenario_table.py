@@ -22,6 +22,11 @@ def frontends_text(programs: Iterable[ServiceProgram], findings: Iterable[Findin
     for program in programs:
         lines += [f"{format_address(address)}: other ports are refused" for address in program.cluster_ips]
         lines += [
+            f"{frontend.frontend}: only for {', '.join(map(str, frontend.source_ranges))}"
+            for _, frontend in program.frontends()
+            if frontend.source_ranges
+        ]
+        lines += [
             f"{port.name} not used: {fate.backend} ({fate.reason.value})"
             for port in program.ports
             for fate in port.considered
@@ -52,6 +57,7 @@ def _masquerade(pod: Verdict, host: Verdict, outside: Verdict) -> str:
     words = {
         (True, True, True): "always",
         (False, True, True): "unless pod",
+        (False, True, False): "host only",
         (False, False, False): "hairpin only",
     }
     return words[pod.masquerade, host.masquerade, outside.masquerade]

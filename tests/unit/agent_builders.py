@@ -37,6 +37,7 @@ class MemoryFlows:
     def __init__(self, *flows: Flow) -> None:
         self.flows = list(flows)
         self.listed = 0
+        self.missed = False
 
     def udp(self, family: int) -> list[Flow]:
         self.listed += 1

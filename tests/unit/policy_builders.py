@@ -12,7 +12,6 @@ from kpx.model.service import Service, ServicePort
 from kpx.policy.claims import Claims
 from kpx.policy.compile import compile_service
 from kpx.policy.desired import Backend, FrontendProgram, PortProgram, ServiceProgram
-from kpx.policy.honoured import HONOURED, Honoured
 
 TCP, UDP = Protocol.TCP, Protocol.UDP
 HTTP = ServicePort("http", TCP, 80, 30080)
@@ -101,10 +100,8 @@ def claims_for(*services: Service) -> Claims:
     return claims
 
 
-def compiled(
-    one: Service, *slices: EndpointSlice, facts: NodeFacts = FACTS, rivals: Iterable[Service] = (), honoured: Honoured = HONOURED
-) -> ServiceProgram:
-    return compile_service(one, slices, facts, claims_for(one, *rivals), honoured)
+def compiled(one: Service, *slices: EndpointSlice, facts: NodeFacts = FACTS, rivals: Iterable[Service] = ()) -> ServiceProgram:
+    return compile_service(one, slices, facts, claims_for(one, *rivals))
 
 
 def frontends(program: ServiceProgram) -> dict[str, FrontendProgram]:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from agent_builders import REFUSED_ERRNO, Clock, cluster, eps, front, started, svc
+from agent_builders import REFUSED_ERRNO, SYNCED, Clock, cluster, eps, front, started, svc
 from policy_builders import FACTS, TCP, addresses, named
 
 from kpx.agent import occasions, serving
 from kpx.agent.allowance import Allowance
 from kpx.agent.announcing import AGAIN_S, BURST, EVERY_S, FORGET_S, LONGEST_QUEUE, OBJECT_BURST, OBJECT_EVERY_S, Announcing
+from kpx.agent.engine import Engine
 from kpx.agent.status import Findings
 from kpx.cluster.events import Delete, Upsert
 from kpx.host.node import facts_warnings
@@ -244,6 +245,22 @@ def test_without_an_announcer_nothing_is_kept() -> None:
 
     assert announcing.deadline() is None
     assert announcing._stories == {}
+
+
+def test_external_ip_that_is_not_allowed_is_told_with_a_reason_of_its_own(world: World) -> None:
+    """V2: nobody else has it, so it is no conflict; every node with these settings would say the same."""
+    port = ServicePort("p", TCP, 80, 0)
+    asks = Service(named("shop/asks"), cluster_ips=addresses("10.96.0.11"), external_ips=addresses("192.0.2.9"), ports=(port,))
+    facts = msgspec.structs.replace(FACTS, external_ip_ranges=())
+    engine = Engine(MemoryDataplane(), facts)
+    engine.findings.witness = world.announcing
+    engine.fold([Upsert(asks), SYNCED])
+    engine.round()
+    world.act()
+
+    ((what, _),) = world.announcer.told
+    assert (str(what.about), what.reason, what.shared) == ("Service shop/asks", "AddressNotAllowed", True)
+    assert what.note.startswith("spec.externalIPs[0]: 192.0.2.9 is outside of --external-ip-ranges")
 
 
 def test_younger_service_that_asks_for_the_same_address_is_told(world: World) -> None:

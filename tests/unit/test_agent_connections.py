@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 
+import msgspec
 import pytest
 from agent_builders import SYNCED, Clock, MemoryFlows, eps, front, gone, started, svc
 from policy_builders import FACTS, addresses
@@ -183,14 +184,72 @@ class TestUdpFlows:
         assert engine.round("retry").flows == 1
         assert engine.deadline() is None
 
+    def test_one_family_that_cannot_be_listed_leaves_the_other_alone(self, dataplane: MemoryDataplane) -> None:
+        """P1."""
+        flows = BusyFlows()
+        both = Upsert(msgspec.structs.replace(svc("shop/dns", VIP, udp=True).object, cluster_ips=addresses(VIP, "fd00::10")))
+        engine = started(dataplane, both, eps("shop/dns", "10.244.2.1", udp=True), SYNCED, flows=flows)
+        client, destination, server = addresses("fd00:244::7", "fd00::10", "fd00:244::1")
+        flows.flows = [Flow(6, 17, client, destination, 4000, 80, server, 8080, client, 4000, 0, 9)]
+        flows.busy_family = 4
+        engine.fold([gone("shop/dns")])
+        engine.round()
+
+        assert flows.flows == []
+
+    def test_a_table_that_never_kept_still_is_looked_at_again(self, dataplane: MemoryDataplane) -> None:
+        """U9: what was seen is forgotten at once, what may have been missed with the next tries, though not for ever."""
+        clock = Clock()
+        flows = RestlessFlows()
+        engine = self.engine(dataplane, flows, clock=clock)
+        first, second = flow("10.244.2.2", number=1), flow("10.244.2.2", number=2)
+        flows.flows, flows.hidden, flows.missed = [first, second], [second], True
+        engine.fold([eps("shop/dns", "10.244.2.1", udp=True)])
+
+        assert engine.round().flows == 1
+        assert engine.deadline() == clock.now + 1.0
+        flows.hidden = []
+        assert engine.round("retry").flows == 1
+        flows.listed = 0
+        while engine.deadline() is not None:
+            engine.round("retry")
+        assert 0 < flows.listed < 10
+
+    def test_an_external_ip_that_is_turned_away_loses_its_flows(self, dataplane: MemoryDataplane) -> None:
+        """U5: an address that is taken away by a setting is taken away."""
+        flows = MemoryFlows()
+        asked = svc("shop/dns", VIP, udp=True)
+        asked = Upsert(msgspec.structs.replace(asked.object, external_ips=addresses("203.0.113.5")))
+        engine = started(dataplane, asked, eps("shop/dns", "10.244.2.1", udp=True), SYNCED, flows=flows)
+        stays, goes = flow("10.244.2.1", number=1), flow("10.244.2.1", vip="203.0.113.5", number=2)
+        flows.flows = [stays, goes]
+        engine.set_facts(msgspec.structs.replace(engine.facts, external_ip_ranges=()))
+        engine.round()
+
+        assert flows.flows == [stays]
+
+
+class RestlessFlows(MemoryFlows):
+    """A conntrack table of which some flows are not seen."""
+
+    hidden: list[Flow]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = []
+
+    def udp(self, family: int) -> list[Flow]:
+        return [one for one in super().udp(family) if one not in self.hidden]
+
 
 class BusyFlows(MemoryFlows):
     """A conntrack table that cannot be listed while `busy`."""
 
     busy = False
+    busy_family = 0
 
     def udp(self, family: int) -> list[Flow]:
-        if self.busy:
+        if self.busy or family == self.busy_family:
             raise KernelError("list tracked flows", errno.ENOBUFS)
         return super().udp(family)
 

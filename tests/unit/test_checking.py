@@ -28,7 +28,7 @@ from kpx.checking.probe import Probe, judge, request
 from kpx.checking.rota import most_at_once
 from kpx.checking.state import SUSPECT, Streak, Target, targets
 from kpx.cluster.events import Delete, Event, Upsert
-from kpx.dataplanes.base import KernelFrontend
+from kpx.dataplanes.base import KernelFrontend, KernelVerdict
 from kpx.model.addresses import Address, parse_address
 from kpx.model.endpointslice import SlicePort
 from kpx.model.health_check import CheckKind, EndpointHealth, Failing, HealthCheck
@@ -346,7 +346,8 @@ def test_what_the_kernel_lacks_at_start_is_out_until_it_passes(checking: Checkin
         program = program_of(alive, dead)
         checking.follow(WEB, program)
         ((_, frontend),) = [pair for pair in program.frontends() if pair[1].frontend.address]
-        held = KernelFrontend(frontend.frontend, frontend.kind, "reject", (), "", None)
+        refused = KernelVerdict("reject")
+        held = KernelFrontend(frontend.frontend, frontend.kind, refused, refused, refused)
         checking.adopt({WEB: program}, [held])
 
         both = tuple(sorted(Failing(LOOPBACK, port, SUSPECT) for port in (alive, dead)))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kpx.cli.differences import frontend_sentences, sentences
-from kpx.dataplanes.base import KernelFrontend
+from kpx.dataplanes.base import KernelFrontend, KernelVerdict
 from kpx.dataplanes.nftables.plane import NftablesDataplane
-from kpx.model.addresses import Family, parse_address
+from kpx.model.addresses import Family, parse_address, parse_prefix
 from kpx.model.endpointslice import Endpoint, EndpointSlice, SlicePort
 from kpx.model.facts import NodeFacts
 from kpx.model.names import ObjectName, PortName, Protocol
@@ -20,7 +20,9 @@ WEB = ObjectName("shop", "web")
 FRONTEND = Frontend(Family.IPV4, parse_address("10.96.0.10"), Protocol.TCP, 80)
 NAMES = {FRONTEND: PortName(WEB, "http", Protocol.TCP)}
 A, B = Backend(parse_address("10.1.0.7"), 8080), Backend(parse_address("10.1.0.8"), 8080)
-HELD = KernelFrontend(FRONTEND, FrontendKind.CLUSTER_IP, "forward", (A, B), "hairpin-only", None)
+BOTH, FIRST, REFUSED = KernelVerdict("forward", (A, B)), KernelVerdict("forward", (A,)), KernelVerdict("reject")
+HELD = KernelFrontend(FRONTEND, FrontendKind.CLUSTER_IP, BOTH, BOTH, BOTH)
+FEWER = KernelFrontend(FRONTEND, FrontendKind.CLUSTER_IP, FIRST, FIRST, FIRST)
 
 
 def rows_of(*endpoints: str) -> Rows:
@@ -46,20 +48,30 @@ def test_equal_frontends_give_no_sentence() -> None:
 
 
 def test_order_of_endpoints_is_no_difference_in_words() -> None:
-    assert frontend_sentences(HELD, HELD._replace(backends=(B, A))) == []
+    assert frontend_sentences(HELD, HELD._replace(pod=KernelVerdict("forward", (B, A)))) == []
 
 
 def test_each_difference_of_a_frontend_is_said() -> None:
     assert frontend_sentences(None, HELD) == ["10.96.0.10:80/TCP is missing from the kernel"]
     assert frontend_sentences(HELD, None) == ["10.96.0.10:80/TCP is in the kernel, and no Service asks for it"]
-    assert frontend_sentences(HELD._replace(backends=(A,)), HELD) == ["endpoint 10.1.0.8:8080 is missing from 10.96.0.10:80/TCP"]
-    assert frontend_sentences(HELD, HELD._replace(backends=(A,))) == [
-        "endpoint 10.1.0.8:8080 is in 10.96.0.10:80/TCP, and should not be"
-    ]
-    assert len(frontend_sentences(HELD._replace(masquerade="always"), HELD)) == 1
+    assert frontend_sentences(FEWER, HELD) == ["endpoint 10.1.0.8:8080 is missing from 10.96.0.10:80/TCP"]
+    assert frontend_sentences(HELD, FEWER) == ["endpoint 10.1.0.8:8080 is in 10.96.0.10:80/TCP, and should not be"]
     assert len(frontend_sentences(HELD._replace(affinity_timeout_s=60), HELD)) == 1
-    refused = HELD._replace(action="reject", backends=(), masquerade="")
+    refused = HELD._replace(pod=REFUSED, host=REFUSED, outside=REFUSED)
     assert frontend_sentences(refused, HELD)[0] == "10.96.0.10:80/TCP does reject in the kernel, and should forward"
+    assert frontend_sentences(HELD._replace(source_ranges=(parse_prefix("10.0.0.0/8"),)), HELD) == [
+        "10.96.0.10:80/TCP lets 10.0.0.0/8 pass in the kernel, and should let everybody pass"
+    ]
+
+
+def test_what_differs_for_some_kinds_of_source_says_for_which() -> None:
+    seen = BOTH._replace(masquerade=True)
+    assert frontend_sentences(HELD._replace(host=seen, outside=seen), HELD) == [
+        "10.96.0.10:80/TCP rewrites the source address in the kernel, and should not, asked from this node or outside"
+    ]
+    assert frontend_sentences(HELD._replace(outside=FIRST), HELD) == [
+        "endpoint 10.1.0.8:8080 is missing from 10.96.0.10:80/TCP, asked from outside"
+    ]
 
 
 def test_missing_endpoint_is_told_with_its_service() -> None:

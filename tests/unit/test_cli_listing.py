@@ -6,7 +6,7 @@ import msgspec
 
 from kpx.cli.failing import FailingEndpoint, failing_here, failing_somewhere
 from kpx.cli.listing import Filter, show_affinity, show_endpoints, show_frontends, show_services
-from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend
+from kpx.dataplanes.base import AffinityEntry, Draining, KernelFrontend, KernelVerdict
 from kpx.model.addresses import Address, Family, parse_address
 from kpx.model.health_check import EndpointHealth, Failing
 from kpx.model.names import ObjectName, PortName, Protocol
@@ -31,10 +31,12 @@ NODE_PORT = Frontend(Family.IPV4, Address(b""), Protocol.TCP, 30080)
 FOREIGN = Frontend(Family.IPV6, parse_address("fd00::1"), Protocol.UDP, 53)
 A, B = Backend(parse_address("10.1.0.7"), 8080), Backend(parse_address("10.1.0.8"), 8080)
 OWNERS = {CLUSTER: PORT, NODE_PORT: PORT}
+KEPT, SEEN = KernelVerdict("forward", (A, B)), KernelVerdict("forward", (A, B), masquerade=True)
+REFUSED = KernelVerdict("reject")
 HELD = [
-    KernelFrontend(NODE_PORT, FrontendKind.NODE_PORT, "forward", (A, B), "always", 60),
-    KernelFrontend(CLUSTER, FrontendKind.CLUSTER_IP, "forward", (A, B), "unless-pod", 60),
-    KernelFrontend(FOREIGN, None, "reject", (), "", None),
+    KernelFrontend(NODE_PORT, FrontendKind.NODE_PORT, SEEN, SEEN, SEEN, 60),
+    KernelFrontend(CLUSTER, FrontendKind.CLUSTER_IP, KEPT, SEEN, SEEN, 60),
+    KernelFrontend(FOREIGN, None, REFUSED, REFUSED, REFUSED),
 ]
 REJECT = Verdict(Action.REJECT, None, False)
 SERVICE = Service(WEB, type="NodePort", cluster_ips=(CLUSTER.address,), ports=(ServicePort("http", Protocol.TCP, 80, 30080),))
@@ -65,7 +67,9 @@ def test_frontends_carry_the_names_the_manifests_give() -> None:
     assert shown.data[0]["address"] is None
     assert shown.data[2] == {
         "frontend": "[fd00::1]:53/UDP", "family": "IPv6", "address": "fd00::1", "protocol": "UDP", "port": 53, "kind": None,
-        "action": "reject", "endpoints": [], "masquerade": "", "affinityTimeoutSeconds": None, "service": None, "portName": None,
+        "action": "reject", "endpoints": [], "masquerade": "", "affinityTimeoutSeconds": None, "sourceRanges": [],
+        "bySource": {each: {"action": "reject", "endpoints": [], "masquerade": False} for each in ("pod", "host", "outside")},
+        "service": None, "portName": None,
     }  # fmt: skip
 
 
@@ -176,7 +180,7 @@ def test_service_tells_how_much_of_it_the_kernel_holds() -> None:
     assert state(HELD) == (2, 2, 2, "forwarded")
     assert state(HELD[1:]) == (1, 2, 2, "partly missing")
     assert state([]) == (0, 2, 0, "missing")
-    assert state([f._replace(action="reject", backends=()) for f in HELD]) == (2, 2, 0, "refused: no endpoints")
+    assert state([f._replace(pod=REFUSED, host=REFUSED, outside=REFUSED) for f in HELD]) == (2, 2, 0, "refused: no endpoints")
     assert state([], Service(WEB, skipped="headless"))[3] == "skipped: headless"
 
 

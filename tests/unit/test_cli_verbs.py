@@ -219,6 +219,8 @@ def test_explain_tells_the_story_and_that_the_kernel_agrees(synced: MemoryDatapl
     assert "1. 10.96.0.10:80/TCP is the ClusterIP of Service shop/web, port http." in result.stdout
     assert "Verdict: forward" in result.stdout
     assert "The kernel agrees." in result.stdout
+    assert "The way through the kernel's rows, rule by rule:" in result.stdout
+    assert "  => 10.1.0.7:8080 (source kept), 10.1.0.8:8080 (source kept)" in result.stdout
 
 
 def test_explain_tells_where_the_kernel_differs(synced: MemoryDataplane) -> None:
@@ -228,7 +230,11 @@ def test_explain_tells_where_the_kernel_differs(synced: MemoryDataplane) -> None
 
     assert answer["verdict"] == "forward"
     assert answer["kernel"]["agrees"] is False
-    assert answer["kernel"]["differences"] == ["10.96.0.10:80/TCP is missing from the kernel"]
+    missing, *led_elsewhere = answer["kernel"]["differences"]
+    assert missing == "10.96.0.10:80/TCP is missing from the kernel"
+    assert led_elsewhere
+    assert all("left alone by kpx, routed as usual; by the manifests: 10.1.0.7:8080" in each for each in led_elsewhere)
+    assert {way["agrees"] for way in answer["walk"]} == {False}
 
 
 def test_explain_tells_of_rows_behind_a_frontend_that_looks_right(synced: MemoryDataplane) -> None:
@@ -255,7 +261,8 @@ def test_explain_tells_which_endpoint_the_client_is_kept_on(synced: MemoryDatapl
 
 def test_explain_works_with_the_manifests_alone(manifests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(kernel: bool) -> MemoryDataplane:
-        raise AssertionError("the kernel was opened")
+        assert not kernel, "the kernel was opened"
+        return MemoryDataplane()
 
     monkeypatch.setitem(registry.FACTORIES, "nftables", fail)
 
@@ -264,6 +271,8 @@ def test_explain_works_with_the_manifests_alone(manifests: Path, monkeypatch: py
     assert (answer["verdict"], answer["service"]) == ("forward", "shop/web:http/TCP")
     assert [one["chosen"] for one in answer["endpoints"]] == [True, True, False]
     assert answer["kernel"]["consulted"] is False
+    assert answer["walk"]
+    assert all(way["agrees"] for way in answer["walk"])
 
 
 def test_explain_works_with_the_kernel_alone(synced: MemoryDataplane, monkeypatch: pytest.MonkeyPatch) -> None:

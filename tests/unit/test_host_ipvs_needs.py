@@ -104,7 +104,7 @@ def test_programs_are_named_by_family(tmp_path: Path) -> None:
 
 
 def test_sysctls_that_differ_are_no_obstacle_while_they_may_be_set(tmp_path: Path) -> None:
-    for name in ("conntrack", "expire_nodest_conn", "expire_quiescent_template", "conn_reuse_mode"):
+    for name in ("conntrack", "expire_nodest_conn", "conn_reuse_mode"):
         sysctl(tmp_path, f"net/ipv4/vs/{name}", "1")
     assert ipvs_checks.sysctls(wanted((6, 1)), tmp_path / "sys").ok is True
 

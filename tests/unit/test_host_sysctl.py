@@ -34,7 +34,6 @@ def root(tmp_path: Path) -> Path:
         tmp_path,
         net__ipv4__vs__conntrack="0",
         net__ipv4__vs__expire_nodest_conn="0",
-        net__ipv4__vs__expire_quiescent_template="0",
         net__ipv4__vs__conn_reuse_mode="1",
     )
     return tmp_path
@@ -54,7 +53,7 @@ def test_reuse_mode_depends_on_the_kernel(kernel: tuple[int, int], value: str | 
 
 
 def test_what_is_always_wanted() -> None:
-    always = {"conntrack": "1", "expire_nodest_conn": "1", "expire_quiescent_template": "1", "conn_reuse_mode": "1"}
+    always = {"conntrack": "1", "expire_nodest_conn": "1", "conn_reuse_mode": "1"}
 
     assert names((6, 1)) == always
     assert names((6, 1), run_estimation=False) == always | {"run_estimation": "0"}
@@ -67,9 +66,7 @@ def test_only_what_differs_is_written_and_a_second_time_nothing(root: Path) -> N
 
     settled = ipvs_sysctls.ensure(ipvs_sysctls.wanted((6, 1)), root)
 
-    assert [sentence.split()[0] for sentence in settled.changed] == [
-        f"{VS}conntrack", f"{VS}expire_nodest_conn", f"{VS}expire_quiescent_template"
-    ]  # fmt: skip
+    assert [sentence.split()[0] for sentence in settled.changed] == [f"{VS}conntrack", f"{VS}expire_nodest_conn"]
     assert settled.changed[0].startswith(f"{VS}conntrack was 0 and is 1 now, so that ")
     assert settled.unset == ()
     assert reuse.stat().st_mtime == 1
@@ -87,11 +84,11 @@ def test_a_kernel_without_tracked_connections_cannot_masquerade(root: Path) -> N
 
 
 def test_missing_sysctls_are_reported_unless_the_kernel_is_just_old(root: Path) -> None:
-    (root / "net/ipv4/vs/expire_quiescent_template").unlink()
+    (root / "net/ipv4/vs/expire_nodest_conn").unlink()
 
     settled = ipvs_sysctls.ensure(ipvs_sysctls.wanted((5, 10), run_estimation=False), root)
 
-    assert [str(unset) for unset in settled.unset] == [f"{VS}expire_quiescent_template does not exist here"]
+    assert [str(unset) for unset in settled.unset] == [f"{VS}expire_nodest_conn does not exist here"]
 
 
 def test_what_does_not_keep_a_value_is_reported(tmp_path: Path) -> None:

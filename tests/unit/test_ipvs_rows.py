@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+from msgspec import structs
+
+from kpx.dataplanes.base import KernelVerdict
 from kpx.dataplanes.ipvs import render
 from kpx.dataplanes.ipvs.plane import IpvsDataplane
 from kpx.dataplanes.ipvs.schema import BY_NAME, TABLES, element_of, key_of, range_keys, read_server, set_name
@@ -11,7 +15,7 @@ from kpx.model.addresses import Family, parse_address, parse_prefix
 from kpx.model.facts import LocalDetector, NodeFacts
 from kpx.model.names import ObjectName, Protocol
 from kpx.model.node import ServiceCIDR
-from kpx.policy.desired import Scheduler, ServiceProgram
+from kpx.policy.desired import Backend, Scheduler, ServiceProgram
 from kpx.reconcile.rows import Rows
 from tests.lab.programs import service_program
 
@@ -71,7 +75,7 @@ def test_a_node_port_stays_off_an_address_where_an_exact_frontend_has_its_number
             if frontend.frontend.address
             else type(frontend)(frontend.frontend, frontend.kind, *frontend.verdicts(), shadowed=(NODE,))
         )
-        render._render_frontend(rows, shadowed, Scheduler("rr"), FACTS)
+        render._render_frontend(rows, port, shadowed, Scheduler("rr"), FACTS)
 
     servers = {read_server(Family.IPV4, key) for key in rows[TABLES[Family.IPV4, "node-ports"]] if isinstance(key, bytes)}
     assert {server.address for server in servers if server} == {parse_address("192.0.2.9")}
@@ -88,7 +92,54 @@ def test_without_endpoints_new_flows_are_refused_and_the_virtual_server_stays() 
     ]
 
 
-def test_session_affinity_and_flags_are_spelled_as_ipvsadm_does() -> None:
+def test_what_nftables_carries_is_a_virtual_server_that_new_flows_are_not_steered_to() -> None:
+    """Decision 0019: it has the connections it had before; nobody is remembered by IPVS."""
+    program = service_program("web", "10.96.0.10", ["10.244.1.2"], affinity_s=60)
+
+    tables = ("servers", "virtual-servers", "destinations", "masq-nonpod", "refused", "by-nftables", "frontends")
+    assert commands(program, *tables) == [
+        "ipset add KPX-BY-NFTABLES 10.96.0.10,tcp:80",
+        "ipset add KPX-FRONTENDS 10.96.0.10,tcp:80",
+        "ipset add KPX-SERVERS 10.96.0.10,tcp:80",
+        "ipvsadm -A -t 10.96.0.10:80 -s rr",
+    ]
+    (held,) = PLANE.frontends_of(PLANE.render_service(program, FACTS))
+    assert held.outside == KernelVerdict("pass")
+
+
+def udp(pool: list[str], serving: list[str], listed: list[str], affinity_s: int | None = None) -> ServiceProgram:
+    """A Service of UDP, some of whose endpoints serve and some are only listed."""
+    program = service_program("dns", "10.96.0.53", pool, 53, protocol=Protocol.UDP, affinity_s=affinity_s)
+    (port,) = program.ports
+    backends = [tuple(Backend(parse_address(each), 8080) for each in endpoints) for endpoints in (listed, serving)]
+    return structs.replace(program, ports=(structs.replace(port, listed=backends[0], serving=backends[1]),))
+
+
+A, B, C = "10.244.1.2", "10.244.1.3", "10.244.1.4"
+
+
+@pytest.mark.parametrize(
+    ("program", "takes_new", "keeps"),
+    [
+        (udp([A], [A, B], [A, B, C]), [A], [B]),
+        (udp([A, B], [A], [A, B]), [A, B], []),
+        (udp([], [], [A, B]), [], [A, B]),
+        (udp([A], [A, B], [A, B], affinity_s=60), [], [A, B]),
+        (service_program("web", "10.96.0.10", [A]), [A], []),
+    ],
+    ids=["terminating", "ready though not serving", "nobody serves", "carried by nftables", "TCP drains instead"],
+)
+def test_endpoints_of_udp_that_take_no_new_flows_keep_theirs_while_they_serve(
+    program: ServiceProgram, takes_new: list[str], keeps: list[str]
+) -> None:
+    """U4, U6: what connection tracking does not forget IPVS does not forget either."""
+    taking, keeping = commands(program, "destinations"), commands(program, "spared")
+
+    assert [command.split("-r ")[1] for command in taking] == [f"{each}:8080 -m -w 1" for each in takes_new]
+    assert [command.split("-r ")[1] for command in keeping] == [f"{each}:8080 -m -w 0" for each in keeps]
+
+
+def test_persistence_and_flags_are_spelled_as_ipvsadm_does() -> None:
     table = TABLES[Family.IPV6, "virtual-servers"]
     key = bytes(parse_address("fd00::1")) + bytes((17, 0, 53))
 
@@ -102,14 +153,14 @@ def test_session_affinity_and_flags_are_spelled_as_ipvsadm_does() -> None:
 
 
 def test_rows_read_back_are_the_frontends_they_were_made_of() -> None:
-    program = service_program("web", "fd00:96::10", ["fd00:244::2"], node_port=30080, affinity_s=60, protocol=Protocol.UDP)
+    program = service_program("web", "fd00:96::10", ["fd00:244::2"], node_port=30080, protocol=Protocol.UDP)
 
     held = PLANE.frontends_of(PLANE.render_service(program, FACTS))
 
-    assert [(str(f.frontend), f.action, f.masquerade, f.affinity_timeout_s) for f in held] == [
-        ("nodePort:30080/UDP (IPv6)", "forward", "always", 60),
-        ("[fd00:96::10]:80/UDP", "forward", "unless-pod", 60),
-    ]
+    verdicts = [(f.pod, f.host, f.outside) for f in held]
+    assert [str(f.frontend) for f in held] == ["nodePort:30080/UDP (IPv6)", "[fd00:96::10]:80/UDP"]
+    assert {each.action for three in verdicts for each in three} == {"forward"}
+    assert [[each.masquerade for each in three] for three in verdicts] == [[True, True, True], [False, True, True]]
     assert [str(backend) for f in held for backend in f.backends] == ["[fd00:244::2]:8080"] * 2
 
 
@@ -126,7 +177,7 @@ def test_a_destination_of_weight_0_takes_no_new_flows() -> None:
         rows[TABLES[Family.IPV4, "destinations"]][key] = 0
 
     (held,) = PLANE.frontends_of(rows)
-    assert (held.action, held.backends) == ("reject", ())
+    assert held.outside == KernelVerdict("reject")
 
 
 def test_unowned_addresses_of_a_range_are_dropped_and_unknown_ports_refused() -> None:

@@ -143,6 +143,26 @@ def test_pods_may_be_told_by_where_they_come_in(mode: DetectLocal, pattern: str)
     assert "KPX-PODS" not in text
 
 
+def test_new_flows_of_what_nftables_carries_are_not_steered_and_flows_that_began_here_are() -> None:
+    """One that nobody answers is new for ever; what tells its later packets from the first is that it is confirmed (U6)."""
+    for name in ("KPX-PREROUTING", "KPX-OUTPUT"):
+        (chain,) = [chain for chain in rules.chains(FACTS, Family.IPV4) if chain.name == name]
+        texts = [rule for _, rule in chain.rules]
+        left = texts.index(
+            "-m conntrack --ctstate NEW ! --ctstatus CONFIRMED -m set --match-set KPX-BY-NFTABLES dst,dst -j RETURN"
+        )
+        assert left < next(place for place, rule in enumerate(texts) if "KPX-FRONTENDS" in rule)
+
+
+def test_what_nftables_drops_is_not_refused_first() -> None:
+    """M6, M11: chains of both look at the same packets, in an order nobody knows."""
+    (chain,) = [chain for chain in rules.chains(FACTS, Family.IPV4) if chain.name == "KPX-REFUSE"]
+    texts = [rule for _, rule in chain.rules]
+
+    left = texts.index("-m set --match-set KPX-BY-NFTABLES dst,dst -j RETURN")
+    assert left < next(place for place, rule in enumerate(texts) if "KPX-CLUSTER-IPS" in rule)
+
+
 def test_who_retires_takes_no_new_flows() -> None:
     (chain,) = [chain for chain in rules.chains(FACTS, Family.IPV4, retiring=True) if chain.name == "KPX-PREROUTING"]
     texts = [rule for _, rule in chain.rules]

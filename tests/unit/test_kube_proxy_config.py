@@ -261,6 +261,15 @@ def test_durations_are_gos(text: str, seconds: float) -> None:
     assert translated(conntrack={"tcpEstablishedTimeout": text}).values["conntrack-tcp-timeout-established"] == seconds
 
 
+@pytest.mark.parametrize(("gate", "ranges"), [(False, ("none",)), (True, None)])
+def test_the_gate_of_external_ips_is_the_one_that_counts(gate: bool, ranges: tuple[str, ...] | None) -> None:
+    """V2: without AllowServiceExternalIPs no external IP is answered."""
+    translation = translated(featureGates={"AllowServiceExternalIPs": gate, "A": True})
+
+    assert translation.values.get("external-ip-ranges") == ranges
+    assert notes(translation)["featureGates"].startswith("not needed" if gate else "AllowServiceExternalIPs is false")
+
+
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.path)
 def test_documentation_says_what_becomes_of_the_field(field: Field) -> None:
     row = next(line for line in DOCUMENT.splitlines() if line.startswith(f"| `{field.path}` |"))

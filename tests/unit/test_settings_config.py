@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kpx.agent.assemble import node_settings
 from kpx.errors import ConfigError
 from kpx.model.facts import DetectLocal
 from kpx.settings.config import SETTINGS, Config, make_config, parse_listen_address
@@ -71,6 +72,29 @@ def test_empty_node_port_addresses_are_the_default() -> None:
     assert make_config({"nodeport_addresses": ""}).nodeport_addresses == ("primary",)
 
 
+def test_empty_external_ip_ranges_are_the_default() -> None:
+    """Whoever wants no external IP says none: an empty variable must not close what is open, nor the other way round."""
+    assert make_config({"external_ip_ranges": ""}).external_ip_ranges == ("all",)
+    assert make_config({"external_ip_ranges": ["10.0.0.0/8", "fd00::/8"]}).external_ip_ranges == ("10.0.0.0/8", "fd00::/8")
+
+
+@pytest.mark.parametrize(
+    ("given", "ranges"),
+    [({}, None), ({"external_ip_ranges": "none"}, ()), ({"external_ip_ranges": "10.1.2.3/8"}, ("10.0.0.0/8",))],
+)
+def test_ranges_of_external_ips_become_facts(given: dict[str, object], ranges: tuple[str, ...] | None) -> None:
+    found = node_settings(make_config({"proxy_mode": "nftables", **given})).external_ip_ranges
+
+    assert (found if found is None else tuple(map(str, found))) == ranges
+
+
+@pytest.mark.parametrize(("invalid", "liberal", "dropped"), [(True, False, True), (True, True, False), (False, False, False)])
+def test_liberal_connection_tracking_has_nothing_invalid(invalid: bool, liberal: bool, dropped: bool) -> None:
+    config = make_config({"proxy_mode": "nftables", "drop_invalid": invalid, "conntrack_tcp_be_liberal": liberal})
+
+    assert node_settings(config).drop_invalid is dropped
+
+
 def test_ipv6_node_listens_on_ipv6() -> None:
     config = make_config({"bind_address": "fd00::1"})
 
@@ -86,6 +110,9 @@ def test_stated_listen_address_beats_the_family_of_the_node() -> None:
     [
         ({"nodeport_addresses": "x"}, "--nodeport-addresses: 'x' is not an address range; write something like 10.0.0.0/8"),
         ({"nodeport_addresses": "primary,10.0.0.0/8"}, "--nodeport-addresses: primary stands alone; give either that or ranges"),
+        ({"external_ip_ranges": "x"}, "--external-ip-ranges: 'x' is not an address range; write something like 10.0.0.0/8"),
+        ({"external_ip_ranges": "all,10.0.0.0/8"}, "--external-ip-ranges: all stands alone; give either that or ranges"),
+        ({"external_ip_ranges": "none,10.0.0.0/8"}, "--external-ip-ranges: none stands alone; give either that or ranges"),
         ({"cluster_cidr": "10.0.0.0/8,11.0.0.0/8"}, "--cluster-cidr: '11.0.0.0/8' is a second IPv4 range"),
         ({"cluster_cidr": "10.0.0.0/33"}, "--cluster-cidr: '10.0.0.0/33' is not an address range"),
         ({"bind_address": "host"}, "--bind-address: 'host' is not an IP address"),

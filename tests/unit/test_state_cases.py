@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pytest
-import yaml
+from state_cases import CASES, INSIDES, Case, of_kind
 
+from kpx.agent.localities import Localities
 from kpx.cluster.events import Delete, Upsert
 from kpx.cluster.view import ClusterView
 from kpx.model.addresses import Family, format_address
@@ -21,19 +21,19 @@ from kpx.policy.claims import Claims
 from kpx.policy.compile import compile_service
 from kpx.policy.desired import FrontendKind, PortProgram, ServiceProgram
 from kpx.policy.eligibility import choose, join
-from kpx.policy.honoured import EVERYTHING
+from kpx.policy.locality import locality
 
-Case = dict[str, Any]
-CASES: list[Case] = yaml.load(
-    (Path(__file__).parents[1] / "cases" / "state_cases.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-)["cases"]
 FAMILIES = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
 
 
-def of_kind(kind: str) -> pytest.MarkDecorator:
-    cases = [pytest.param(case, id=case["name"]) for case in CASES if case["kind"] == kind]
-    assert cases
-    return pytest.mark.parametrize("case", cases)
+def test_every_kind_is_run_or_is_the_insides_of_one_program() -> None:
+    """No case may lie here unread, and no reason outlive its kind."""
+    run = {
+        kind for path in Path(__file__).parent.glob("test_*.py") for kind in re.findall(r'@of_kind\("(\w+)"\)', path.read_text())
+    }
+
+    assert run | INSIDES.keys() == {case["kind"] for case in CASES}
+    assert not run & INSIDES.keys()
 
 
 def events(manifest: Case, *, gone: bool = False) -> Iterator[Upsert | Delete]:
@@ -57,7 +57,7 @@ def view_of(*manifests: Case) -> ClusterView:
 def program_of(service: Service, view: ClusterView, facts: NodeFacts) -> ServiceProgram:
     claims = Claims()
     claims.update(service.name, service)
-    return compile_service(service, view.slices_of(service.name), facts, claims, EVERYTHING)
+    return compile_service(service, view.slices_of(service.name), facts, claims)
 
 
 @of_kind("endpoint_selection")
@@ -70,9 +70,7 @@ def test_endpoint_selection(case: Case) -> None:
     expected = case["expect"]
     service = view.services[ObjectName(wanted["namespace"], wanted["name"])]
     listed = join(view.slices_of(service.name), wanted["port"], Protocol[wanted["proto"]])
-    eligible = choose(
-        listed, facts, EVERYTHING, uses_cluster=expected["cluster"] is not None, uses_local=expected["local"] is not None
-    )
+    eligible = choose(listed, facts, uses_cluster=expected["cluster"] is not None, uses_local=expected["local"] is not None)
 
     assert eligible.any == expected["has_any"]
     if expected["cluster"] is not None:
@@ -134,6 +132,63 @@ def test_endpoints_map(case: Case) -> None:
         assert bool(dirty) == expected["changed"]
     if "changed_services" in expected:
         assert sorted(map(str, dirty.services)) == sorted(expected["changed_services"])
+    if "local_ready_endpoints" in expected:
+        assert ready_here(view, services, node) == expected["local_ready_endpoints"]
+
+
+def ready_here(view: ClusterView, services: list[ObjectName], node: str) -> dict[str, int]:
+    """What health-check node ports would count, each Service having every port that a slice of it has."""
+    result = {}
+    for name in services:
+        ports = sorted({(p.name, p.protocol.name, p.port) for one in view.slices_of(name) for p in one.ports})
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"namespace": name.namespace, "name": name.name},
+            "spec": {
+                "type": "LoadBalancer",
+                "clusterIP": "172.30.1.1",
+                "externalTrafficPolicy": "Local",
+                "healthCheckNodePort": 30400,
+                "ports": [{"name": n, "protocol": p, "port": number, "nodePort": 0} for n, p, number in ports],
+            },
+        }
+        (service,) = view_of(manifest).services.values()
+        here = locality(program_of(service, view, NodeFacts(node)))
+        if count := sum(one.ready for one in here.values()):
+            result[str(name)] = count
+    return result
+
+
+@of_kind("local_ready_endpoints")
+def test_local_ready_endpoints(case: Case) -> None:
+    """H2: addresses that are here and ready, once each."""
+    view = view_of(*case["objects"])
+    services = sorted({named(labels_service({"add": each})) for each in case["objects"]})
+
+    assert ready_here(view, services, case["node"]["name"]) == case["expect"]["counts"]
+
+
+@of_kind("slice_changed")
+def test_slice_changed(case: Case) -> None:
+    """S7, E7: what is heard again and says nothing new is nothing to do; another order is free to be a change or none."""
+    view = view_of(case["before"])
+    view.take_dirty()
+    for event in events(case["after"]):
+        view.fold(event)
+
+    assert not view.take_dirty() or case["expect"]["changed"]
+
+
+@of_kind("metrics")
+def test_metrics(case: Case) -> None:
+    """Section 18: Services with a Local policy that have endpoints, and none here."""
+    view, localities = view_of(*case["objects"]), Localities()
+    for name, service in view.services.items():
+        localities.note(name, program_of(service, view, NodeFacts(case["node"]["name"])))
+    (wanted,) = case["expect"].values()
+
+    assert {policy: localities.lacking[policy, Family.IPV4] for policy in wanted} == wanted
 
 
 def labels_service(event: Case) -> str:
