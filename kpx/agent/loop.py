@@ -71,7 +71,7 @@ class Agent:
         self._alive_at: float | None = None if around.notifier.watchdog_s is None else time.monotonic()
         self._touches: dict[str, None] = {}
         self._read_at: float | None = None
-        self._facts_made_of: tuple[Node | None, HostAddresses] | None = None
+        self._facts_made_of: tuple[Node | None, HostAddresses, bool] | None = None
         self._stopping = False
         audit_s = around.dataplane.audit_every_s
         self._tending = Tending(engine, around.handover, audit_s and min(audit_s, sync_period_s), self._touched)
@@ -338,7 +338,8 @@ class Agent:
     def _refresh_facts(self) -> None:
         """Let the engine know of this node as its Node object and addresses are now."""
         node, host = self.engine.own_node, self._around.addresses.current
-        if self._facts_made_of == (node, host):
+        heard = node is not None or self.engine.view.synced
+        if self._facts_made_of == (node, host, heard):
             return
         try:
             facts = self._around.facts_of(node, host)
@@ -347,14 +348,16 @@ class Agent:
                 raise
             log.event(logger, logging.ERROR, "this node as it is now cannot be programmed; it stays as it was", error=error)
             return
-        self._facts_made_of = (node, host)
+        self._facts_made_of = (node, host, heard)
         self.engine.set_host(host.every())
         self._around.health.set_eligible(node.eligible if node else not self._around.needs_node)
         if facts != self.engine.facts or not self.engine.first_sync_done:
             self.engine.set_facts(facts)
             self._around.health.set_families(facts.families)
-            warnings = (Finding(f"node {facts.name}", "", text, Severity.WARNING) for text in facts_warnings(facts))
-            self.engine.findings.replace("node", tuple(warnings))
+            # What a Node object may still say is not missing yet.
+            warnings = facts_warnings(facts) if heard else ()
+            found = (Finding(f"node {facts.name}", "", text, Severity.WARNING) for text in warnings)
+            self.engine.findings.replace("node", tuple(found))
             self._request()
 
     def _watchdog(self, now: float) -> None:

@@ -21,7 +21,7 @@ from tests.bare_metal.controller import Controller, PlaybookError, ansible_playb
 from tests.bare_metal.machine import Machine, MachineError
 from tests.bare_metal.proof import NotProven, Proof, Step
 
-WHOLE_S = 45 * 60
+WHOLE_S = 120 * 60
 FAILURES = (NotProven, MachineError, PlaybookError, subprocess.SubprocessError, OSError, ValueError, LookupError)
 """What may come of a step: a fault that was looked for, or a machine that says what nobody expected."""
 

@@ -60,7 +60,7 @@ class Machine:
         credential = base64.b64encode(key.with_suffix(".pub").read_bytes()).decode()
         smbios = f"type=11,value=io.systemd.credential.binary:ssh.authorized_keys.root={credential}"
         disk = f"file={self._image}/disk.raw,format=raw,if=virtio,snapshot=on,cache=unsafe"
-        network = f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"
+        network = f"user,id=net,ipv6=off,restrict=on,hostfwd=tcp:127.0.0.1:{self._port}-:22"
         # A plain processor: the features of a modern one are what emulation is slow at.
         command = ["qemu-system-x86_64", "-machine", "q35", "-cpu", "qemu64", "-accel", "tcg,tb-size=512", *self._size]
         command += ["-kernel", f"{self._image}/vmlinuz", "-initrd", f"{self._image}/initrd.img", "-append", KERNEL_OPTIONS]

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from kpx.cluster.events import Delete, Event, Upsert
 from kpx.sources.kubernetes.kinds import kinds_for
 from kpx.sources.kubernetes.machine import ListWatch
+from kpx.sources.kubernetes.position import LONG_OUTAGE_S
 from kpx.sources.kubernetes.troubles import Trouble
 
 NAMES = ("a", "b", "c", "d", "e")
@@ -140,9 +141,25 @@ class ListWatchHistory(RuleBasedStateMachine):
 
     @rule(steps=st.integers(1, 3))
     def restore(self, steps: int) -> None:
-        """Restore a backup: connections break with it, since the server is started anew."""
+        """Restore a backup: connections break with it, and the server is away for as long as that takes."""
         self.server.restore(steps)
         self._cut()
+        if self.machine.request is None:
+            self._ask(CHANCE_OF_SERVER)
+            self._cut()
+        self.now += LONG_OUTAGE_S
+
+    @rule(steps=st.integers(1, 3), in_good_order=st.booleans())
+    def restore_quickly(self, steps: int, in_good_order: bool) -> None:
+        """Restore a backup so fast that nothing is written before all are back; watches may be ended before the server goes."""
+        if in_good_order and self.machine.request is not None and self.streaming:
+            while self.pending:
+                self._deliver(1 << 20)
+            self.streaming = False
+            self._fold(self.machine.end(self.now, CHANCE_OF_SERVER))
+        self.server.restore(steps)
+        self._cut()
+        self.be_well()
 
     @rule(watchlist=st.booleans())
     def upgrade(self, watchlist: bool) -> None:

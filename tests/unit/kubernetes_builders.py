@@ -9,8 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from kpx.cluster.events import Event, Upsert
 from kpx.sources.kubernetes.kinds import kinds_for
-from kpx.sources.kubernetes.machine import SETTLED_S, ListWatch
+from kpx.sources.kubernetes.machine import ListWatch
 from kpx.sources.kubernetes.troubles import Trouble
+from kpx.sources.kubernetes.vigil import SETTLED_S
 
 RECORDED = Path(__file__).parents[1] / "data" / "apiserver-1.36"
 SERVICES, SLICES, NODES, CIDRS = kinds_for("n1")

@@ -51,6 +51,17 @@ def test_nothing_is_written_before(waiting: World) -> None:
     assert waiting.heard()[-1] == b"STOPPING=1"
 
 
+def test_what_the_node_object_may_still_say_is_not_called_missing(waiting: World) -> None:
+    """16.3: addresses and pod ranges of the node come with its object; what lacks is said once everything was heard."""
+    waiting.host.change()
+    os.kill(os.getpid(), signal.SIGTERM)
+    waiting.agent.start()
+    assert waiting.engine.findings.every() == []
+    waiting.source.say(Synced())
+    waiting.step_until(lambda: bool(waiting.engine.findings.every()))
+    assert "answers on node ports" in str(waiting.engine.findings.every()[0])
+
+
 def test_first_write_that_is_refused_is_tried_again(waiting: World, request: pytest.FixtureRequest) -> None:
     waiting.dataplane.broken = errno.ENOBUFS
     waiting.source.say(Synced())

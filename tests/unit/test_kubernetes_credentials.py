@@ -21,6 +21,14 @@ from tests.lab.certificates import Certificates
 
 SERVER = "https://192.0.2.1:6443"
 
+OIDC = {
+    "id-token": ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in (b"{}", b'{"exp":1}', b"x")),
+    "refresh-token": "x",
+    "client-id": "x",
+    "idp-issuer-url": "https://127.0.0.1:1",
+}
+"""A token that has expired, of an identity provider that is not there."""
+
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
@@ -130,12 +138,70 @@ def test_kubeconfig_that_says_nothing_is_named(tmp_path: Path, content: str, wor
         ({"proxy-url": "http://proxy:3128"}, "leave proxy-url out"),
         ({"certificate-authority": "absent.crt"}, "absent.crt"),
         ({"server": "https://no-such-host.invalid:6443"}, "the name no-such-host.invalid cannot be resolved"),
+        ({"server": "https://bücher.invalid:6443"}, "the name xn--bcher-kva.invalid cannot be resolved"),
+        ({"server": f"https://{'a' * 70}.invalid"}, "is no name of a host"),
+        ({"server": "https://192.0.2.1/pfäd"}, "characters in its path that are to be written as %XX"),
+        ({"server": "https://192.0.2.1/a path"}, "characters in its path that are to be written as %XX"),
+        ({"server": 7}, "cannot be used"),
+        ({"tls-server-name": 7}, "is not text; put it in quotes"),
+        ({"tls-server-name": ["x"]}, "is not text; put it in quotes"),
     ],
 )
 def test_cluster_that_cannot_be_used_is_named(tmp_path: Path, cluster: dict[str, Any], words: str) -> None:
     with pytest.raises(SourceError) as caught:
         find(kubeconfig(tmp_path / "config", **cluster), "")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ({"token": "tökén"}, "the token has characters in it that no token has"),
+        ({"token": "a\x00b"}, "the token has characters in it that no token has"),
+        ({"username": "€", "password": "x"}, "cannot be used"),
+        ({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "/absent"}}, "/absent"),
+        ({"auth-provider": {"name": "oidc", "config": OIDC}}, "cannot be used"),
+    ],
+)
+def test_user_who_cannot_be_used_is_named(tmp_path: Path, user: dict[str, Any], words: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        find(kubeconfig(tmp_path / "config", user), "")
+    assert words in str(caught.value)
+
+
+def test_proxies_of_the_environment_are_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way to the API server is the kubeconfig's to say, not that of a shell that was set up for downloads."""
+    for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://192.0.2.9:3128")
+    told = find(kubeconfig(tmp_path / "config", {"token": "secret"}), "")
+    assert told.addresses == ("192.0.2.1",)
+
+
+def test_comments_between_certificates_may_be_in_any_language(certificates: Certificates) -> None:
+    told = Told(server="https://x", ca=f"# Prüfstelle\n{certificates.authority.read_text()}")
+    assert access_of(told).context is not None
+
+
+def test_secrets_are_not_shown(certificates: Certificates) -> None:
+    pair = certificates.client("shown")
+    told = Told(
+        server="http://x",
+        tls=False,
+        authorization="Bearer secret",
+        key=pair.key.read_text(),
+        certificate=pair.certificate.read_text(),
+    )
+    assert repr(told) == "Told('http://x')"
+    assert "secret" not in repr(access_of(told))
+
+
+def test_complaint_is_one_line(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path / "config", {"token": "secret"}, current="a\nb")
+    command = [sys.executable, "-m", "kpx.sources.kubernetes.credentials", f"--kubeconfig={path}"]
+    ran = subprocess.run(command, capture_output=True, check=True)
+    told = msgspec.json.decode(ran.stdout, type=Told)
+    assert told.error
+    assert "\n" not in told.error
 
 
 def test_current_context_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -226,6 +226,28 @@ def test_source_that_is_replaced_takes_over_what_was_on_its_way(server: ApiServe
     assert asked == "/api/v1/namespaces/shop/services?fieldSelector=metadata.name%3Dweb&limit=1"
 
 
+class OddClient:
+    """The client of a source whose server says something else than it should."""
+
+    def __init__(self, status: int, body: bytes) -> None:
+        self._answer = (status, body)
+
+    def send(self, method: str, path: str, body: bytes, on_answer: OnAnswer, content_type: str = "") -> None:
+        on_answer(*self._answer)
+
+
+@pytest.mark.parametrize("status", [200, 403])
+@pytest.mark.parametrize(
+    "body", [b"", b"[" * 200_000, b"[]", b'{"items":7,"message":7}', b"\xff", b'{"items":[{}],"message":"a\\nb"}']
+)
+def test_answer_that_is_none_is_one_line_of_trouble(status: int, body: bytes) -> None:
+    poster = EventPoster(lambda: OddClient(status, body), "n1")
+    poster.announce(CONFLICT, ONCE)
+    poster.act(0.0)
+    assert poster.trouble
+    assert "\n" not in poster.trouble
+
+
 def test_longest_names_and_notes_are_taken(server: ApiServer, office: Office) -> None:
     name = ObjectName("n" * 63, "s" * 63)
     server.apply({**objects.service("web", "10.96.0.2"), "metadata": {"namespace": name.namespace, "name": name.name}})

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
+import signal
 import stat
 import sys
 import time
@@ -15,7 +18,7 @@ import pytest
 import yaml
 
 from kpx.sources.kubernetes.access import Access
-from kpx.sources.kubernetes.finder import EARLY_S, RENEW_S, RESOLVE_S, AccessFinder
+from kpx.sources.kubernetes.finder import CHILD_S, EARLY_S, RENEW_S, RESOLVE_S, AccessFinder
 from kpx.sources.kubernetes.poller import Poller
 from tests.lab.hearing import LONG_S
 
@@ -66,22 +69,36 @@ class Plugin:
         }
         self.config.write_text(yaml.safe_dump(whole))
 
-    def give(self, token: str, expires_in_s: float | None = None) -> None:
+    def give(self, token: str, expires_in_s: float | None = None, meanwhile: str = "") -> None:
+        """Let it return a token, and before that do what one line of Python says."""
         status = {"token": token}
         if expires_in_s is not None:
             status["expirationTimestamp"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + expires_in_s))
         answer = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status}
-        self._write(f"print({json.dumps(answer)!r})")
+        self._write(f"{meanwhile}\nprint({json.dumps(answer)!r})")
 
     def fail(self, words: str) -> None:
         self._write(f"raise SystemExit({words!r})")
+
+    def hang(self) -> None:
+        self._write(
+            f"import os, time\nopen({str(self.directory / 'pid')!r}, 'w').write(str(os.getpid()) + '.')\ntime.sleep(1000)"
+        )
+
+    def pid(self) -> int | None:
+        """Return the process of a plugin that hangs, None before there is one."""
+        text = path.read_text() if (path := self.directory / "pid").exists() else ""
+        return int(text[:-1]) if text.endswith(".") else None
 
     def runs(self) -> int:
         return len(self.ran.read_text())
 
     def _write(self, line: str) -> None:
-        self.script.write_text(f"#!{sys.executable}\nopen({str(self.ran)!r}, 'a').write('x')\n{line}\n")
-        self.script.chmod(self.script.stat().st_mode | stat.S_IXUSR)
+        # Put in its place as a whole: a program that is being written to cannot be run (ETXTBSY), and half of one should not be.
+        new = self.script.with_suffix(".new")
+        new.write_text(f"#!{sys.executable}\nopen({str(self.ran)!r}, 'a').write('x')\n{line}\n")
+        new.chmod(new.stat().st_mode | stat.S_IXUSR)
+        new.replace(self.script)
 
 
 @pytest.fixture
@@ -173,3 +190,103 @@ def test_name_is_looked_up_again_when_no_address_answers(found: Found, plugin: P
     found.ahead_s = RESOLVE_S
     found.finder.unreachable(time.monotonic() + found.ahead_s)
     found.until(lambda _: plugin.runs() == 2)
+
+
+def test_file_that_is_written_while_it_is_read_is_read_again(found: Found, plugin: Plugin) -> None:
+    other = plugin.config.read_text().replace("192.0.2.1", "192.0.2.2")
+    plugin.give("first", meanwhile=f"open({str(plugin.config)!r}, 'w').write({other!r})")
+    found.until(lambda access: access is not None and access.told.host == "192.0.2.2")
+
+
+def test_file_that_is_always_new_does_not_keep_the_program_running(found: Found, plugin: Plugin) -> None:
+    """As where the plugin writes to the kubeconfig each time."""
+    plugin.give("first", meanwhile=f"open({str(plugin.config)!r}, 'a').write('#')")
+    found.until(lambda _: plugin.runs() == 2 and not children())
+    found.current()
+    wake_at = found.finder.wake_at()
+    assert wake_at is not None
+    assert wake_at - time.monotonic() > RENEW_S / 2
+
+
+def test_new_file_that_is_written_while_another_is_read_is_read_again(found: Found, plugin: Plugin, tmp_path: Path) -> None:
+    """What a kubeconfig points to is known only after it was read."""
+    authority = tmp_path / "ca.crt"
+    authority.write_text("")
+    whole = yaml.safe_load(plugin.config.read_text())
+    whole["clusters"][0]["cluster"]["certificate-authority"] = str(authority)
+    plugin.config.write_text(yaml.safe_dump(whole))
+    plugin.give("first", meanwhile=f"open({str(authority)!r}, 'w').write('')")
+    found.token()
+    found.until(lambda _: plugin.runs() >= 2)
+
+
+def test_nothing_is_left_of_the_program(found: Found, plugin: Plugin) -> None:
+    assert found.token() == "first"
+    found.until(lambda _: not children())
+    found.current()
+    assert found.finder.wake_at() is None
+
+
+def test_program_that_takes_too_long_is_killed_with_its_plugin(found: Found, plugin: Plugin) -> None:
+    plugin.hang()
+    found.until(lambda _: plugin.pid() is not None)
+    found.ahead_s = CHILD_S
+    assert found.current() is None
+    assert found.finder.trouble is not None
+    assert "took longer than 60 s" in found.finder.trouble.message
+    found.until(lambda _: is_gone(plugin.pid()))
+    plugin.give("second")
+    assert found.token() == "second"
+
+
+def test_program_that_dies_is_run_again(found: Found, plugin: Plugin) -> None:
+    plugin.hang()
+    found.until(lambda _: plugin.pid() is not None)
+    (program,) = children()
+    plugin.give("second")
+    os.kill(program, signal.SIGKILL)
+    found.until(lambda _: found.finder.trouble is not None)
+    assert found.finder.trouble is not None
+    assert "ended without an answer; run it to see why: python3 -m kpx.sources" in found.finder.trouble.message
+    assert found.token() == "second"
+    os.kill(plugin.pid() or 0, signal.SIGKILL)
+
+
+def test_closing_ends_everything_and_may_be_done_again(found: Found, plugin: Plugin) -> None:
+    plugin.hang()
+    found.until(lambda _: plugin.pid() is not None)
+    found.finder.close()
+    found.finder.close()
+    assert not children()
+    give_up_at = time.monotonic() + LONG_S
+    while not is_gone(plugin.pid()):
+        assert time.monotonic() < give_up_at
+        os.sched_yield()
+
+
+def test_refusals_are_worth_one_new_answer_in_a_while(found: Found, plugin: Plugin) -> None:
+    assert found.token() == "first"
+    found.ahead_s = RENEW_S
+    for _ in range(5):
+        found.finder.refused(time.monotonic() + found.ahead_s)
+        assert found.token() == "first"
+    assert plugin.runs() == 2
+
+
+def children() -> set[int]:
+    """Return the processes this one has started and not seen the end of."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid():
+                    found.add(int(entry.name))
+    return found
+
+
+def is_gone(pid: int | None) -> bool:
+    """Tell whether a process has ended, be it that nobody has seen it."""
+    try:
+        return pid is None or Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True

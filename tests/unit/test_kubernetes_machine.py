@@ -9,6 +9,7 @@ from kubernetes_builders import (
     CIDRS,
     CUT,
     NODES,
+    REFUSED,
     SLICES,
     Talk,
     bookmark,
@@ -25,8 +26,9 @@ from kubernetes_builders import (
 from kpx.cluster.events import Upsert
 from kpx.model.service import Service
 from kpx.sources.kubernetes.kinds import kinds_for
-from kpx.sources.kubernetes.machine import BOOKMARK_SILENCE_S, INITIAL_SILENCE_S, OVERTIME_S, SILENCE_S, WATCH_S
 from kpx.sources.kubernetes.pauses import SHORTEST_S
+from kpx.sources.kubernetes.position import LONG_OUTAGE_S, WATCH_S
+from kpx.sources.kubernetes.vigil import BOOKMARK_SILENCE_S, INITIAL_SILENCE_S, OVERTIME_S, SETTLED_S, SILENCE_S
 
 
 @pytest.fixture
@@ -220,6 +222,64 @@ def test_versions_that_expire_faster_than_they_are_read_make_pauses(talk: Talk) 
         talk.answer(page(service("a")))
 
 
+@pytest.mark.parametrize("name", ["watchlist", "list"])
+def test_what_goes_wrong_as_soon_as_all_is_told_is_not_begun_anew_at_once_for_ever(name: str) -> None:
+    """Whatever a server is, it is not asked for everything in a loop without a pause."""
+    for last in (error(410, "Expired"), event("MODIFIED", "a", 50)):
+        talk = Talk() if name == "watchlist" else listed(Talk(), "a")
+        pauses = []
+        for _ in range(20):
+            query = talk.ask()
+            if "sendInitialEvents" in query:
+                talk.open()
+                talk.say(event("ADDED", "a", 50), bookmark(100, end=True), event("MODIFIED", "a", 101), last)
+            elif "limit" in query:
+                talk.answer(page(service("a")))
+            else:
+                talk.open()
+                talk.say(event("MODIFIED", "a", 101), last)
+            pauses.append(talk.paused_s())
+        assert max(pauses) > 10 * SHORTEST_S
+        assert talk.machine.trouble is not None
+        assert "forgets what it said" in talk.machine.trouble.message
+        assert talk.held() == ["a"]
+
+
+def test_list_that_expires_page_after_page_is_worth_a_word(talk: Talk) -> None:
+    talk.ask()
+    talk.answer(b"{}", 422)
+    for _ in range(3):
+        assert "continue" not in talk.ask()
+        talk.answer(page(service("a"), token="more"))
+        talk.ask()
+        talk.answer(b"{}", 410)
+    assert talk.machine.trouble is not None
+    assert "forgets what it said about services" in talk.machine.trouble.message
+
+
+def test_expired_token_is_not_gone_on_with_though_the_server_offers_another_one(talk: Talk) -> None:
+    """The other one is of what is now, so a list made of both would be of no moment at all."""
+    talk.ask()
+    talk.answer(b"{}", 422)
+    talk.ask()
+    talk.answer(page(service("a"), token="more"))
+    talk.ask()
+    talk.answer(json.dumps({"kind": "Status", "code": 410, "metadata": {"continue": "inconsistent"}}).encode(), 410)
+    assert "continue" not in talk.ask()
+
+
+def test_page_that_leads_to_itself_is_not_read_for_ever(talk: Talk) -> None:
+    """As behind a proxy that leaves out what it does not know of a query."""
+    talk.ask()
+    talk.answer(b"{}", 422)
+    talk.ask()
+    talk.answer(page(service("a"), token="more"))
+    talk.ask()
+    assert talk.answer(page(service("a"), token="more")) == []
+    assert talk.paused_s() >= SHORTEST_S
+    assert talk.machine.trouble is not None
+
+
 def test_recorded_version_from_the_future_lists_anew(talk: Talk) -> None:
     listed(talk, "a")
     talk.ask()
@@ -251,10 +311,40 @@ def test_server_that_came_back_with_its_memory_is_watched_on(watching: Talk) -> 
 
 
 def test_watch_that_ends_in_time_is_begun_again_where_it_was(watching: Talk) -> None:
+    watching.pass_time(WATCH_S * 1.5 - SETTLED_S)
     watching.say(event("ADDED", "c", 107))
     watching.machine.end(watching.now, 0.5)
     assert watching.paused_s() == 0
     assert watching.ask()["resourceVersion"] == "107"
+
+
+def test_watch_that_ends_before_its_time_is_followed_by_a_check(watching: Talk) -> None:
+    """A server that goes down ends its watches in good order; what comes back may have been restored."""
+    watching.say(event("ADDED", "c", 107))
+    watching.machine.end(watching.now, 0.5)
+    assert watching.ask()["limit"] == "1"
+    watching.answer(page(service("a"), version="40"))
+    assert watching.ask()["limit"] == "500"
+
+
+def test_watch_that_told_nothing_at_all_is_followed_by_a_check(talk: Talk) -> None:
+    """A watch from a version that is yet to come is silent until its time is over."""
+    listed(talk, "a")
+    talk.ask()
+    talk.open()
+    talk.pass_time(WATCH_S * 1.5)
+    talk.machine.end(talk.now, 0.5)
+    assert talk.ask()["limit"] == "1"
+
+
+def test_server_that_was_away_for_long_is_asked_for_everything(watching: Talk) -> None:
+    """Restored and grown beyond our version meanwhile, it would look as if it had the memory it had."""
+    watching.machine.broken(REFUSED, watching.now, 0.5)
+    assert watching.ask()["limit"] == "1"
+    watching.machine.broken(REFUSED, watching.now, 0.5)
+    watching.now += LONG_OUTAGE_S
+    assert watching.ask()["limit"] == "500"
+    assert names(watching.answer(page(service("a"), version="900"))) == ["-b"]
 
 
 def test_watch_that_ends_as_soon_as_it_begins_is_not_begun_at_once(talk: Talk) -> None:
@@ -276,6 +366,8 @@ def test_half_a_line_waits_for_its_other_half(watching: Talk) -> None:
 def test_half_a_line_at_the_end_is_forgotten(watching: Talk) -> None:
     watching.say(b'{"type":"ADDED","object":{"kind":"Serv')
     watching.machine.end(watching.now, 0.5)
+    watching.ask()
+    watching.answer(page(service("a"), version="100"))
     assert watching.ask()["resourceVersion"] == "100"
     watching.open()
     assert names(watching.say(event("ADDED", "c", 101))) == ["+c"]
@@ -298,6 +390,14 @@ def test_watch_that_falls_silent_after_a_bookmark_is_given_up(watching: Talk) ->
 def test_watch_that_outlives_its_time_is_given_up(watching: Talk) -> None:
     watching.pass_time(WATCH_S * 1.5 + OVERTIME_S)
     assert watching.machine.request is None
+
+
+def test_watch_that_follows_a_watchlist_may_be_silent_as_long_as_any_other(talk: Talk) -> None:
+    talk.ask()
+    talk.open()
+    talk.say(bookmark(9, end=True))
+    talk.pass_time(WATCH_S)
+    assert talk.machine.request is not None
 
 
 def test_list_that_falls_silent_is_given_up(talk: Talk) -> None:

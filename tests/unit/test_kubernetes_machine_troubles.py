@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from kubernetes_builders import (
     CIDRS,
@@ -24,8 +26,11 @@ from kpx.cluster.events import Delete, Upsert
 from kpx.model.names import ObjectName
 from kpx.model.node import Node
 from kpx.model.service import Service
-from kpx.sources.kubernetes.machine import LONG_WAIT_S, SETTLED_S
+from kpx.sources.kubernetes.body import LONGEST_LINE
+from kpx.sources.kubernetes.machine import LONG_WAIT_S
 from kpx.sources.kubernetes.pauses import ASKED_LIMIT_S, FIRST_S, LIMIT_S, SHORTEST_S, pause_s
+from kpx.sources.kubernetes.position import UNABLE, is_before
+from kpx.sources.kubernetes.vigil import SETTLED_S
 
 
 @pytest.fixture
@@ -58,25 +63,130 @@ def test_recorded_refusals_say_what_to_do(talk: Talk, name: str, status: int, wo
 
 
 def test_too_many_requests_wait_as_long_as_the_server_asks(watching: Talk) -> None:
-    watching.machine.end(watching.now, 0.5)
-    watching.ask()
+    watching.say(error(429))
+    assert watching.ask()["resourceVersion"] == "100"
     watching.answer(b"{}", 429, "7")
-    assert 7 <= watching.paused_s() <= 7 + FIRST_S
+    assert 7 <= watching.paused_s() <= 7 + 2 * FIRST_S
     assert watching.held() == ["a", "b"]
     assert watching.ask()["resourceVersion"] == "100"
 
 
+def test_busy_server_is_not_asked_for_everything_in_the_place_of_a_check(watching: Talk) -> None:
+    watching.machine.broken(CUT, watching.now, 0.5)
+    assert watching.ask()["limit"] == "1"
+    watching.answer(b"{}", 429, "7")
+    assert watching.paused_s() >= 7
+    assert watching.ask()["limit"] == "1"
+
+
+def test_check_that_needs_new_credentials_says_so(watching: Talk) -> None:
+    watching.machine.broken(CUT, watching.now, 0.5)
+    watching.ask()
+    watching.answer(b"{}", 401)
+    assert watching.machine.unauthorized
+    assert watching.ask()["limit"] == "1"
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 def test_trouble_of_the_server_is_waited_out(watching: Talk, status: int) -> None:
-    watching.machine.end(watching.now, 0.5)
+    watching.say(error(429))
     watching.ask()
     watching.answer(b"<html>bad gateway</html>", status)
     assert watching.machine.trouble is not None
     assert str(status) in watching.machine.trouble.message
+    assert watching.ask()["limit"] == "1", "a proxy may have answered for a server that is being restored"
+    watching.answer(page(service("a"), version="100"))
     assert watching.ask()["resourceVersion"] == "100"
     watching.open()
     watching.pass_time(SETTLED_S)
     assert watching.machine.trouble is None
+
+
+def test_token_no_server_can_go_on_with_is_given_up(talk: Talk) -> None:
+    """As one of before an etcd restore, which is of a revision yet to come."""
+    talk.ask()
+    talk.answer(b"{}", 422)
+    talk.ask()
+    talk.answer(page(service("a"), token="more"))
+    for _ in range(UNABLE):
+        assert talk.ask()["continue"] == "more"
+        talk.answer(b"{}", 500)
+    assert "continue" not in talk.ask()
+
+
+def test_watch_no_server_can_begin_is_given_up(watching: Talk) -> None:
+    watching.say(error(429))
+    for _ in range(UNABLE):
+        assert watching.ask()["resourceVersion"] == "100"
+        watching.answer(b"{}", 500)
+        if watching.ask()["limit"] == "500":
+            break
+        watching.answer(page(service("a"), version="100"))
+    assert names(watching.answer(page(service("a"), version="130"))) == ["-b"]
+
+
+def test_pause_a_server_asks_for_is_a_pause(watching: Talk) -> None:
+    for seconds in (-50, 10**400):
+        status = {"kind": "Status", "code": 429, "details": {"retryAfterSeconds": seconds}}
+        watching.say(json.dumps({"type": "ERROR", "object": status}).encode() + b"\n")
+        assert SHORTEST_S <= watching.paused_s() <= ASKED_LIMIT_S + LIMIT_S
+        watching.ask()
+        watching.open()
+
+
+def test_complaint_of_a_server_is_one_line_of_some_length(watching: Talk) -> None:
+    watching.say(error(500, message="one\ntwo\r\n" + "three " * 10_000))
+    assert watching.machine.trouble is not None
+    assert "one two three" in watching.machine.trouble.message
+    assert len(watching.machine.trouble.message) < 500
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"type":"ADDED","object":{"apiVersion":"\xff","kind":"Service","metadata":{"name":"a","resourceVersion":"105"}}}',
+        b'{"type":"BOOKMARK","object":{"kind":"Service","metadata":{"resourceVersion":"105","annotations":{"a":"\xff"}}}}',
+        b'{"type":"BOOKMARK","object":{"kind":"Service","metadata":{"resourceVersion":"105","annotations":' + b"[" * 100_000,
+        b'{"type":"NEWS","object":{"kind":"Service","metadata":{"resourceVersion":"105"}}}',
+        b'{"type":"ADDED","object":{"kind":"Service","metadata":{"name":"a"}}}',
+        b'{"type":"ADDED","object":null}',
+        b'{"type":"ADDED"}',
+        b'{"kind":"Status","code":500}',
+        b"[]",
+    ],
+)
+def test_line_that_is_not_what_the_api_says_is_no_accident(watching: Talk, line: bytes) -> None:
+    assert watching.say(line + b"\n") == []
+    assert watching.machine.trouble is not None
+    assert watching.machine.trouble.message.startswith("is not understood: ")
+    assert watching.held() == ["a", "b"]
+    assert "limit" in watching.ask()
+
+
+def test_list_that_is_not_utf8_is_no_accident(watching: Talk) -> None:
+    watching.say(error(410, "Expired"))
+    watching.ask()
+    item = b'{"apiVersion":"\xff","metadata":{"name":"a","namespace":"shop"}}'
+    assert watching.answer(b'{"kind":"ServiceList","metadata":{"resourceVersion":"105"},"items":[' + item + b"]}") == []
+    assert watching.held() == ["a", "b"]
+
+
+def test_version_may_have_any_length(watching: Talk) -> None:
+    longest = int("9" * 4300)
+    assert watching.say(bookmark(longest)) == []
+    watching.say(b'{"type":"BOOKMARK","object":{"kind":"Service","metadata":{"resourceVersion":"1' + b"0" * 5000 + b'"}}}\n')
+    assert len(watching.machine.resource_version) == 5001
+    assert is_before("99", "100")
+    assert not is_before("0100", "99")
+    assert not is_before("opaque", "100")
+
+
+def test_line_without_an_end_is_bounded(watching: Talk) -> None:
+    for _ in range(LONGEST_LINE // (1 << 20) + 1):
+        watching.say(b"x" * (1 << 20))
+    assert watching.machine.request is None
+    assert watching.machine.trouble is not None
+    assert "sends an event about services of over 16 MiB" in watching.machine.trouble.message
 
 
 def test_kind_that_can_be_done_without_is_done_without() -> None:

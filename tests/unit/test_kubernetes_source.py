@@ -357,7 +357,8 @@ def test_exec_plugin_that_fails_is_quoted(hear: Hear, secure: ApiServer, tmp_pat
 
 def test_exec_plugin_that_hangs_holds_nobody_up(hear: Hear, secure: ApiServer, tmp_path: Path) -> None:
     script = tmp_path / "plugin"
-    script.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 1000\n")
+    # The file is there only once the number is in it.
+    script.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/new && mv {tmp_path}/new {tmp_path}/pid\nexec sleep 1000\n")
     script.chmod(0o755)
     command = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script), "interactiveMode": "Never"}}
     heard = hear(kubeconfig=str(secure.kubeconfig(tmp_path / "config", command)))

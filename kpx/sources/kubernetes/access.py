@@ -57,6 +57,10 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
     files: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Leave out what is secret."""
+        return f"Told({self.error or self.server!r})"
+
 
 class Access(NamedTuple):
     """What connections are made of; equal ones lead to the same connection."""
@@ -106,7 +110,8 @@ def _context(told: Told) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_NONE
     elif told.ca:
         try:
-            context.load_verify_locations(cadata=told.ca)
+            # Comments between certificates may be in any language; certificates are in ASCII.
+            context.load_verify_locations(cadata=told.ca.encode("ascii", "ignore").decode())
         except (ssl.SSLError, ValueError) as error:
             raise SourceError(
                 f"certificate-authority of {told.server} is not a PEM certificate; correct the kubeconfig"

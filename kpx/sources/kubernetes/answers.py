@@ -19,6 +19,12 @@ from kpx.model.names import ObjectName
 INITIAL_EVENTS_END: Final = "k8s.io/initial-events-end"
 """Annotation of the bookmark that ends the initial events of a WatchList (KEP-3157)."""
 
+LONGEST_MESSAGE: Final = 300
+"""Characters of what a server says that are passed on; a Status may be of any length."""
+
+LONGEST_WAIT_S: Final = 86400
+"""No server is believed to ask for a longer pause, seconds."""
+
 _ITEM: Final = re.compile(r"^items\[\d+\]\.?")
 
 
@@ -66,6 +72,9 @@ class _Status(msgspec.Struct, gc=False):
     details: _Details | None = None
 
 
+_BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What is raised about a text that is no JSON, no UTF-8, nested too deeply, or of another shape."""
+
 _LIST = msgspec.json.Decoder(_List)
 _EVENT = msgspec.json.Decoder(_Event)
 _OBJECT = msgspec.json.Decoder(_Object)
@@ -111,7 +120,7 @@ class Refusal(NamedTuple):
 
     Args:
         code: as HTTP has it, also when it came inside a stream that began with 200.
-        reason, message: of the Status, "" when there is none.
+        reason, message: of the Status, "" when there is none; the message is one line and not too long.
         retry_after_s: what the server asks for, seconds, 0 for nothing.
         version_too_large: it has not got (or never had) the resourceVersion it was asked for.
     """
@@ -132,13 +141,13 @@ def read_page(body: bytes, kind: str) -> Page:
     """
     try:
         listed = _LIST.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if listed.kind != f"{kind}List":
+            raise NotUnderstood(f"what should be a list of {kind}s is of kind {listed.kind[:LONGEST_MESSAGE]!r}")
+        if listed.metadata is None or not listed.metadata.resource_version or not isinstance(listed.items, msgspec.Raw):
+            raise NotUnderstood(f"a list of {kind}s lacks items or metadata.resourceVersion")
+        decoded = decode_document(msgspec.Raw(body), "")
+    except _BROKEN as error:
         raise NotUnderstood(f"what should be a list of {kind}s is not JSON of that shape ({error})") from error
-    if listed.kind != f"{kind}List":
-        raise NotUnderstood(f"what should be a list of {kind}s is of kind {listed.kind!r}")
-    if listed.metadata is None or not listed.metadata.resource_version or not isinstance(listed.items, msgspec.Raw):
-        raise NotUnderstood(f"a list of {kind}s lacks items or metadata.resourceVersion")
-    decoded = decode_document(msgspec.Raw(body), "")
     return Page(listed.metadata.resource_version, listed.metadata.continue_, _without_index(decoded))
 
 
@@ -155,21 +164,26 @@ def read_line(line: bytes, kind: str) -> Line | Refusal:
             raise NotUnderstood(f"an event about {kind}s has no object")
         if event.type == "ERROR":
             return read_status(bytes(event.object), 0)
-        about = _OBJECT.decode(event.object)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return _about_object(event.type, event.object, kind)
+    except _BROKEN as error:
         raise NotUnderstood(f"an event about {kind}s is not JSON of that shape ({error})") from error
+
+
+def _about_object(type_: str, text: msgspec.Raw, kind: str) -> Line:
+    about = _OBJECT.decode(text)
     metadata = about.metadata
     if about.kind != kind or metadata is None or not metadata.resource_version:
-        raise NotUnderstood(f"an event about {kind}s is about {about.kind!r}, or lacks metadata.resourceVersion")
+        other = about.kind[:LONGEST_MESSAGE]
+        raise NotUnderstood(f"an event about {kind}s is about {other!r}, or lacks metadata.resourceVersion")
     version = metadata.resource_version
-    if event.type == "BOOKMARK":
-        return Line(event.type, version, ends_initial=_says_true(metadata.annotations, INITIAL_EVENTS_END))
+    if type_ == "BOOKMARK":
+        return Line(type_, version, ends_initial=_says_true(metadata.annotations, INITIAL_EVENTS_END))
     name = ObjectName(metadata.namespace, metadata.name)
-    if event.type == "DELETED":
-        return Line(event.type, version, name)
-    if event.type in ("ADDED", "MODIFIED"):
-        return Line(event.type, version, name, decode_document(event.object, ""))
-    raise NotUnderstood(f"an event about {kind}s is of the unknown type {event.type!r}")
+    if type_ == "DELETED":
+        return Line(type_, version, name)
+    if type_ in ("ADDED", "MODIFIED"):
+        return Line(type_, version, name, decode_document(text, ""))
+    raise NotUnderstood(f"an event about {kind}s is of the unknown type {type_[:LONGEST_MESSAGE]!r}")
 
 
 def read_status(body: bytes, code: int, retry_after: str = "") -> Refusal:
@@ -183,15 +197,19 @@ def read_status(body: bytes, code: int, retry_after: str = "") -> Refusal:
     seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
     try:
         status = _STATUS.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        text = " ".join(body[:200].decode(errors="replace").split())
-        return Refusal(code or 500, "", text, seconds)
+    except _BROKEN:
+        return Refusal(code or 500, "", _one_line(body[:LONGEST_MESSAGE].decode(errors="replace")), seconds)
     details = status.details or _Details()
     too_large = any(cause.reason == "ResourceVersionTooLarge" for cause in details.causes or ())
     # Servers before 1.20 say so in the message only.
     too_large = too_large or "Too large resource version" in status.message
-    wait_s = seconds or float(details.retry_after_seconds)
-    return Refusal(code or status.code or 500, status.reason, status.message, wait_s, too_large)
+    wait_s = seconds or float(max(0, min(details.retry_after_seconds, LONGEST_WAIT_S)))
+    return Refusal(code or status.code or 500, status.reason, _one_line(status.message), wait_s, too_large)
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."
 
 
 def _says_true(annotations: msgspec.Raw | msgspec.UnsetType, key: str) -> bool:

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+LONGEST_LINE: Final = 16 << 20
+"""Longest event of a watch, bytes; etcd holds no object over 1.5 MiB."""
+
+LONGEST_PAGE: Final = 512 << 20
+"""Longest answer to a list request, bytes; a server that does not page sends everything at once."""
+
+LONGEST_COMPLAINT: Final = 1 << 16
+"""Bytes of a refusal that are read."""
+
 
 class Body:
     """What came in and was not taken yet."""
@@ -26,7 +37,7 @@ class Body:
         whole = bytes(self._bytes[: end + 1])
         del self._bytes[: end + 1]
         self._searched = len(self._bytes)
-        return [line for line in whole.splitlines() if line.strip()]
+        return [line for line in whole.split(b"\n") if line.strip()]
 
     def take(self) -> bytes:
         """Return everything, and begin anew."""

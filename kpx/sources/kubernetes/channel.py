@@ -1,15 +1,12 @@
 """
-One HTTP/1.1 connection to the API server at a time: connect, TLS, request, answer, and the same connection for the next request.
+HTTP/1.1 to the API server, one request at a time: over the connection of the last one where it is still there, else a new one.
 
-Nothing here waits: sockets are non-blocking and in the poller, and h11 knows HTTP. Several addresses are tried in turn.
+Nothing here waits: h11 knows HTTP and `link` moves the bytes. Several addresses are tried in turn.
 """
 
 from __future__ import annotations
 
 import errno
-import os
-import socket
-import ssl
 import time
 from collections.abc import Callable
 from typing import Final
@@ -18,8 +15,9 @@ from typing import Protocol as Interface
 import h11
 
 from kpx.sources.kubernetes.access import Access
+from kpx.sources.kubernetes.link import Link, Place
 from kpx.sources.kubernetes.mishaps import trouble_of_connection
-from kpx.sources.kubernetes.poller import READ, WRITE, Poller
+from kpx.sources.kubernetes.poller import Poller
 from kpx.sources.kubernetes.troubles import Trouble
 
 CONNECT_S: Final = 5.0
@@ -30,20 +28,6 @@ TURN: Final = 1 << 20
 
 PIECE: Final = 1 << 17
 """Bytes read at once."""
-
-_KEEPALIVE: Final = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 45_000),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-)
-"""A server that is gone without a word is noticed within 45 s (tcp(7))."""
-
-
-Place = tuple[socket.AddressFamily, tuple[str, int]]
-"""What to connect to."""
 
 
 class Listener(Interface):
@@ -72,21 +56,18 @@ class Channel:
     """
 
     def __init__(self, poller: Poller, clock: Callable[[], float] = time.monotonic) -> None:
-        self._poller = poller
         self._clock = clock
+        self._link = Link(poller, self._ready)
         self._access: Access | None = None
         self._listener: Listener | None = None
-        self._request: bytes = b""
+        self._method = self._target = ""
         self._headers: list[tuple[str, str]] = []
-        self._start: tuple[str, str] = ("", "")
-        self._socket: socket.socket | None = None
+        self._body: bytes = b""
         self._http = h11.Connection(h11.CLIENT)
         self._left: list[Place] = []
-        self._trying: Place | None = None
+        self._place: Place | None = None
         self._good: Place | None = None
-        self._out = bytearray()
-        self._connected = False
-        self._secured = False
+        self._silent: Place | None = None
         self._give_up_at: float | None = None
         self._reused = False
         self._heard = False
@@ -110,24 +91,25 @@ class Channel:
             self._drop()
             self._access = access
         self._listener, self._heard = listener, False
-        self._start, self._request = (method, access.told.path + target), body
+        self._method, self._target, self._body = method, access.told.path + target, body
         self._headers = access.headers()
         if body:
             self._headers += [("Content-Type", content_type), ("Content-Length", str(len(body)))]
-        self._reused = self._socket is not None
-        if self._reused:
-            try:
-                self._send_request()
-            except h11.LocalProtocolError as error:
-                self._failed(trouble_of_connection(error))
-                return
-            self._ready()
-        else:
+        self._reused = self._link.is_open
+        if not self._reused:
             self._left = self._in_order(access)
             self._next_address(None)
+            return
+        try:
+            self._send_request()
+        except (OSError, h11.ProtocolError) as error:
+            self._failed(trouble_of_connection(error))
 
     def abandon(self) -> None:
         """Have no more to do with the request that is under way, and with its connection; idempotent."""
+        if self._listener is not None and not self._heard:
+            # It was open and did not answer; another one may.
+            self._silent = self._good
         self._listener = None
         self._drop()
 
@@ -143,109 +125,54 @@ class Channel:
             self._failed(Trouble(f"does not answer within {CONNECT_S:.0f} s", unreachable=True))
 
     def _in_order(self, access: Access) -> list[Place]:
-        """Return the addresses, the one that answered last time first."""
-        return sorted(access.addresses(), key=lambda place: place != self._good)
+        """Return the addresses: first the one that answered last time, last the one that did not."""
+        return sorted(access.addresses(), key=lambda place: (place == self._silent, place != self._good))
 
     def _next_address(self, trouble: Trouble | None) -> None:
         """Begin to connect to the next address; without one left, the request has failed with the trouble of the last."""
         while self._left:
-            self._trying = self._left.pop(0)
-            self._http = h11.Connection(h11.CLIENT)
-            self._connected = self._secured = False
-            self._out.clear()
+            self._place = self._left.pop(0)
             self._give_up_at = self._clock() + CONNECT_S
+            assert self._access is not None
             try:
-                self._connect(*self._trying)
+                self._link.begin(self._access, self._place)
             except OSError as error:
-                # No such family on this host, no route, no descriptor left.
                 self._drop()
                 trouble = trouble_of_connection(error)
                 continue
-            self._wait(WRITE)
             return
-        self._end_with(trouble or Trouble("has no address"))
-
-    def _connect(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
-        """Begin to connect; raises OSError when that fails at once."""
-        self._socket = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-        for option in _KEEPALIVE:
-            self._socket.setsockopt(*option)
-        code = self._socket.connect_ex(address)
-        if code not in (0, errno.EINPROGRESS):
-            raise OSError(code, os.strerror(code))
-
-    def _wait(self, mask: int) -> None:
-        if self._socket is not None:
-            self._poller.watch(self._socket.fileno(), mask, self._ready)
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.broken(trouble or Trouble("has no address"))
 
     def _ready(self) -> None:
         """Do what can be done without waiting."""
         self._more = False
         try:
-            if not self._connected:
-                self._finish_connect()
-            if not self._secured:
-                self._socket_secured().do_handshake()
-                self._opened()
-            if self._out:
-                self._write()
-            self._read()
-            self._wait(READ | WRITE if self._out else READ)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            self._wait(READ | WRITE if self._out and self._secured else READ)
-        except ssl.SSLWantWriteError:
-            self._wait(READ | WRITE)
+            if self._link.is_open:
+                self._link.flush()
+            elif self._link.go_on():
+                self._good, self._give_up_at, self._left = self._place, None, []
+                self._send_request()
+            if self._link.is_open:
+                self._read()
         except (OSError, h11.ProtocolError) as error:
             self._failed(trouble_of_connection(error))
 
-    def _finish_connect(self) -> None:
-        sock, access = self._socket, self._access
-        assert sock is not None
-        assert access is not None
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise OSError(code, os.strerror(code))
-        self._connected = True
-        if access.context is None:
-            self._opened()
-            return
-        self._poller.forget(sock.fileno())
-        name = access.server_name
-        try:
-            self._socket = access.context.wrap_socket(sock, server_hostname=name, do_handshake_on_connect=False)
-        except ValueError as error:
-            raise OSError(errno.EINVAL, f"{name!r} is not a name a certificate can have ({error})") from error
-        self._wait(READ)
-
-    def _socket_secured(self) -> ssl.SSLSocket:
-        assert isinstance(self._socket, ssl.SSLSocket)
-        return self._socket
-
-    def _opened(self) -> None:
-        self._secured = True
-        self._good = self._trying
-        self._give_up_at = None
-        self._left = []
-        self._send_request()
-
     def _send_request(self) -> None:
         """Let h11 spell the request."""
-        method, target = self._start
-        self._out += self._http.send(h11.Request(method=method, target=target, headers=self._headers)) or b""
-        if self._request:
-            self._out += self._http.send(h11.Data(data=self._request)) or b""
-        self._out += self._http.send(h11.EndOfMessage()) or b""
-
-    def _write(self) -> None:
-        assert self._socket is not None
-        while self._out:
-            del self._out[: self._socket.send(self._out)]
+        data = self._http.send(h11.Request(method=self._method, target=self._target, headers=self._headers)) or b""
+        if self._body:
+            data += self._http.send(h11.Data(data=self._body)) or b""
+        self._link.send(data + (self._http.send(h11.EndOfMessage()) or b""))
 
     def _read(self) -> None:
         """Read until there is nothing to read, or others should have their turn."""
-        sock, taken = self._socket, 0
-        while sock is not None and sock is self._socket and taken < TURN:
-            data = sock.recv(PIECE)
+        http, taken = self._http, 0
+        while taken < TURN:
+            data = self._link.receive(PIECE)
+            if data is None:
+                return
             taken += len(data)
             if self._listener is None:
                 # Nothing was asked for, so this is the end of an idle connection.
@@ -257,7 +184,9 @@ class Channel:
                 self._closed()
                 return
             self._tell()
-        self._more = taken >= TURN and self._socket is not None
+            if self._link.is_closed or self._http is not http:
+                return
+        self._more = True
 
     def _closed(self) -> None:
         """Take in that the server closed the connection, which is how an answer without a length ends."""
@@ -276,6 +205,7 @@ class Channel:
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 return
             if isinstance(event, h11.Response):
+                self._silent = None if self._silent == self._place else self._silent
                 retry_after = next((value for name, value in event.headers if name == b"retry-after"), b"")
                 listener.head(event.status_code, retry_after.decode("ascii", "replace"))
             elif isinstance(event, h11.Data):
@@ -298,24 +228,14 @@ class Channel:
         """Try the next address, or a new connection in the place of an old one that was closed meanwhile; else give up."""
         access = self._access
         self._drop()
-        if self._reused and not self._heard and self._start[0] == "GET" and access is not None and self._listener is not None:
+        if self._reused and not self._heard and self._method == "GET" and access is not None and self._listener is not None:
             self._reused = False
             self._left = self._in_order(access)
         self._next_address(trouble)
 
-    def _end_with(self, trouble: Trouble) -> None:
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.broken(trouble)
-
     def _drop(self) -> None:
-        """Close the socket, if there is one."""
+        """Close the connection, if there is one."""
         self._more = False
         self._give_up_at = None
-        self._connected = self._secured = False
-        self._out.clear()
-        sock, self._socket = self._socket, None
-        if sock is not None:
-            self._poller.forget(sock.fileno())
-            sock.close()
+        self._link.close()
         self._http = h11.Connection(h11.CLIENT)

@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         told = find(given.kubeconfig, given.master, Path(given.account))
     except Unresolved as error:
-        told = Told(error=str(error))
+        told = Told(error=_one_line(str(error)))
     except SourceError as error:
-        told = Told(error=str(error), lasting=True, files=(given.kubeconfig,) if given.kubeconfig else ())
+        told = Told(error=_one_line(str(error)), lasting=True, files=(given.kubeconfig,) if given.kubeconfig else ())
     sys.stdout.buffer.write(msgspec.json.encode(told))
     sys.stdout.flush()
     return 0
@@ -87,6 +87,7 @@ def _from_kubeconfig(configuration: Configuration, path: str, scratch: str) -> t
     """Read a kubeconfig, running its exec plugin; return when that expires and which files it took."""
     from kubernetes.config import ConfigException
     from kubernetes.config.kube_config import KubeConfigLoader
+    from urllib3.exceptions import HTTPError
 
     said = _Complaints()
     content = _read_yaml(path)
@@ -96,8 +97,8 @@ def _from_kubeconfig(configuration: Configuration, path: str, scratch: str) -> t
             loader.load_and_set(configuration)
     except ConfigException as error:
         raise SourceError(f"kubeconfig {path}: {_as_sentence(error)}") from error
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        # What a kubeconfig of an unexpected shape makes the loader do.
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, HTTPError) as error:
+        # What a kubeconfig of an unexpected shape makes the loader do, or an identity provider that does not answer.
         raise SourceError(f"kubeconfig {path}: cannot be used ({type(error).__name__}: {error})") from error
     if said.texts:
         raise SourceError(f"kubeconfig {path}: {'; '.join(said.texts)}")
@@ -136,23 +137,44 @@ def _told(configuration: Configuration, server: str, expires_at: float | None, f
     if url.scheme not in ("http", "https") or not url.hostname:
         raise SourceError(f"server {server!r} is not a URL like https://192.0.2.1:6443; correct the kubeconfig or --master")
     keys = configuration.api_key or {}
-    token = keys.get("BearerToken") or keys.get("authorization") or ""
+    token = " ".join((keys.get("BearerToken") or keys.get("authorization") or "").split())
+    if not _is_plain(token):
+        raise SourceError("the token has characters in it that no token has; write it anew")
+    if not _is_plain(url.path) or " " in url.path:
+        raise SourceError(f"server {server!r} has characters in its path that are to be written as %XX")
+    server_name = configuration.tls_server_name or ""
+    if not isinstance(server_name, str):
+        raise SourceError(f"tls-server-name of {server} is not text; put it in quotes")
+    host = _ascii_host(url.hostname)
     return Told(
         server=server.rstrip("/"),
-        host=url.hostname,
+        host=host,
         port=port,
         path=url.path.rstrip("/"),
         tls=url.scheme == "https",
-        addresses=_resolve(url.hostname, port),
-        authorization=" ".join(token.split()),
+        addresses=_resolve(host, port),
+        authorization=token,
         ca=_content(configuration.ssl_ca_cert),
         certificate=_content(configuration.cert_file),
         key=_content(configuration.key_file),
-        server_name=configuration.tls_server_name or "",
+        server_name=server_name,
         insecure=not configuration.verify_ssl,
         expires_at=expires_at,
         files=tuple(files),
     )
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether a text can be in the head of a request."""
+    return text.isascii() and text.isprintable()
+
+
+def _ascii_host(host: str) -> str:
+    """Return a host name as name servers and certificates have it."""
+    try:
+        return host.encode("ascii" if ":" in host else "idna").decode()
+    except UnicodeError as error:
+        raise SourceError(f"server: {host!r} is no name of a host; correct the kubeconfig or --master") from error
 
 
 def _resolve(host: str, port: int) -> tuple[str, ...]:
@@ -213,6 +235,10 @@ def _as_sentence(error: Exception) -> str:
     return text.replace("Invalid kube-config file. ", "").strip().rstrip(".")
 
 
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
 class _Complaints(logging.Handler):
     """What the package logs as an error, and then goes on without: a failed exec plugin, above all."""
 
@@ -221,7 +247,7 @@ class _Complaints(logging.Handler):
         self.texts: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(" ".join(record.getMessage().split()))
+        self.texts.append(record.getMessage())
 
     def __enter__(self) -> _Complaints:
         logging.getLogger().addHandler(self)

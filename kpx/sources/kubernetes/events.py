@@ -34,6 +34,12 @@ ATTEMPTS: Final = 12
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 
+LONGEST_REASON: Final = 300
+"""Characters of what the server says that are passed on."""
+
+_NOT_THAT: Final = (ValueError, LookupError, TypeError, RecursionError)
+"""What is raised where an answer is no JSON, or of another shape than it should be."""
+
 _KINDS: Final = {kind.name: kind for kind in kinds_for("")}
 
 
@@ -130,7 +136,7 @@ class EventPoster:
         try:
             items = json.loads(body)["items"] or []
             posting.uid = str(items[0]["metadata"]["uid"]) if items else ""
-        except (ValueError, LookupError, TypeError):
+        except _NOT_THAT:
             self._done(posting, 0, b"an answer that is no list")
             return
         if posting.uid or posting.what.about.kind == "Node":
@@ -223,8 +229,8 @@ def _trouble(status: int, body: bytes) -> str:
     if status == 0:
         return body.decode(errors="replace")
     try:
-        message = str(json.loads(body)["message"])
-    except (ValueError, LookupError, TypeError):
+        message = " ".join(str(json.loads(body)["message"]).split())[:LONGEST_REASON]
+    except _NOT_THAT:
         message = "no reason given"
     hint = "; grant create and patch on events as the ClusterRole in deploy/ does" if status == 403 else ""
     return f"the API server answers {status}: {message}{hint}"

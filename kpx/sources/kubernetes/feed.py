@@ -89,7 +89,9 @@ class Feed:
         """Take in that there will be no answer, or no more of it."""
         now = self._clock()
         self.machine.broken(trouble, now, self._chance())
-        self._access.unreachable(now)
+        if trouble.unreachable or trouble.lasting:
+            # It may have moved, and somebody else may be where it was.
+            self._access.unreachable(now)
 
     def _pass_on_refusal(self, now: float) -> None:
         if self.machine.unauthorized:

@@ -7,13 +7,11 @@ addresses answers, which a name server may know better by now. Nothing here wait
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
+import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from typing import Protocol as Interface
@@ -22,8 +20,9 @@ import msgspec
 
 from kpx.errors import SourceError
 from kpx.sources.kubernetes.access import ACCOUNT, Access, Told, access_of
+from kpx.sources.kubernetes.child import REAP_S, Child
 from kpx.sources.kubernetes.pauses import pause_s
-from kpx.sources.kubernetes.poller import READ, Poller
+from kpx.sources.kubernetes.poller import Poller
 from kpx.sources.kubernetes.troubles import Trouble
 
 CHILD_S: Final = 60.0
@@ -35,14 +34,15 @@ EARLY_S: Final = 30.0
 RENEW_S: Final = 30.0
 """Shortest time between two askings because the API server refused the answer or it expires, seconds; a child takes CPU time."""
 
+FILES_S: Final = 1.0
+"""Shortest time from an answer to an asking because a file was written, seconds; `RENEW_S` where the answer was no news."""
+
 RESOLVE_S: Final = 60.0
 """How old an answer must be before unreachable addresses are a reason to ask again, seconds."""
 
-LAST_ACT_S: Final = 0.5
-"""How long a child may take to end once it has said everything, seconds."""
 
-LONGEST_ANSWER: Final = 8 << 20
-"""Bytes a child may print."""
+Stamp = tuple[int, int] | None
+"""What changes when a file is written or replaced; None while there is none."""
 
 
 class AccessSource(Interface):
@@ -97,14 +97,16 @@ class AccessFinder:
         self._clock = clock
         self._access: Access | None = None
         self._asked_at = self._found_at = float("-inf")
+        self._asked_on = 0
         self._wanted = True
         self._accepted = True
         self._failures = 0
         self._not_before = float("-inf")
-        self._stamps: tuple[tuple[int, int] | None, ...] = ()
-        self._files: tuple[str, ...] = (kubeconfig,) if kubeconfig else ()
-        self._child: subprocess.Popen[bytes] | None = None
-        self._printed = bytearray()
+        self._stamps: dict[str, Stamp] = {kubeconfig: None} if kubeconfig else {}
+        self._child: Child | None = None
+        self._leaving: Child | None = None
+        self._reap_at = 0.0
+        self._heed_files_at = float("-inf")
 
     def current(self, now: float) -> Access | None:
         """
@@ -112,14 +114,15 @@ class AccessFinder:
 
         Until that is known, and when it cannot be had, the former answer is used, unless it has expired or was refused.
         """
+        self._reap(now)
         if self._child is None:
             self._wanted |= self._is_old(now)
             if self._files_changed():
-                self._wanted, self._not_before = True, now
+                self._wanted, self._not_before = True, max(now, self._heed_files_at)
             if self._wanted and now >= self._not_before:
                 self._ask(now)
         elif now >= self._asked_at + CHILD_S:
-            self._give_up()
+            self._give_up(now)
         return self._access if self._accepted and not (self._expires_within(0.0) and self._is_settled(now)) else None
 
     def refused(self, now: float) -> None:
@@ -135,14 +138,19 @@ class AccessFinder:
 
     def wake_at(self) -> float | None:
         """Return when to ask again or to give up, monotonic seconds."""
+        times = [self._reap_at] if self._leaving is not None else []
         if self._child is not None:
-            return self._asked_at + CHILD_S
-        return self._not_before if self._wanted else None
+            times.append(self._asked_at + CHILD_S)
+        elif self._wanted:
+            times.append(self._not_before)
+        return min(times, default=None)
 
     def close(self) -> None:
         """End the child, if there is one; idempotent."""
-        if self._child is not None:
-            self._end_child(kill=True)
+        for child in (self._child, self._leaving):
+            if child is not None:
+                child.close()
+        self._child = self._leaving = None
 
     def _is_old(self, now: float) -> bool:
         """Tell whether the answer expires soon."""
@@ -157,53 +165,35 @@ class AccessFinder:
         return expires_at is not None and time.time() >= expires_at - seconds
 
     def _files_changed(self) -> bool:
-        return _stamps(self._files) != self._stamps
+        return any(_stamp(name) != stamp for name, stamp in self._stamps.items())
 
     def _ask(self, now: float) -> None:
         self._asked_at = now
-        self._stamps = _stamps(self._files)
-        self._printed.clear()
+        self._asked_on = time.time_ns()
+        self._stamps = {name: _stamp(name) for name in self._stamps}
+        environ = {**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())}
         try:
-            self._child = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(_import_path())},
-            )
+            self._child = Child(self._command, environ, self._poller, self._answered)
         except OSError as error:
             self._failed(Trouble(f"the program that finds them cannot be started: {error.strerror}"), now)
-            return
-        assert self._child.stdout is not None
-        os.set_blocking(self._child.stdout.fileno(), False)
-        self._poller.watch(self._child.stdout.fileno(), READ, self._readable)
 
-    def _readable(self) -> None:
-        child = self._child
-        if child is None or child.stdout is None:
-            return
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(child.stdout.fileno(), 1 << 16):
-                self._printed += data
-                if len(self._printed) > LONGEST_ANSWER:
-                    break
-            self._end_child(kill=len(self._printed) > LONGEST_ANSWER)
-            self._answered(self._clock())
-
-    def _answered(self, now: float) -> None:
+    def _answered(self, printed: bytes) -> None:
+        now = self._clock()
+        self._let_go(now)
         try:
-            told = msgspec.json.decode(self._printed, type=Told)
+            told = msgspec.json.decode(printed, type=Told)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            self._failed(Trouble("the program that finds them ended without an answer"), now)
+            by_hand = shlex.join(["python3", *self._command[2:]])
+            self._failed(Trouble(f"the program that finds them ended without an answer; run it to see why: {by_hand}"), now)
             return
         if told.error:
             self._failed(Trouble(told.error, told.lasting), now)
             return
-        self._files = told.files
-        self._stamps = _stamps(told.files)
+        self._stamps = {name: self._stamp_when_asked(name) for name in told.files}
+        is_news = self._access is None or self._access.told != told
+        self._heed_files_at = now + (FILES_S if is_news else RENEW_S)
         try:
-            if self._access is None or self._access.told != told:
+            if is_news:
                 self._access = access_of(told)
         except SourceError as error:
             self._failed(Trouble(str(error), lasting=True), now)
@@ -213,42 +203,41 @@ class AccessFinder:
         self._found_at = now
         self._failures = 0
 
-    def _give_up(self) -> None:
-        self._end_child(kill=True)
-        text = f"the program that finds them (an exec plugin?) took longer than {CHILD_S:.0f} s"
-        self._failed(Trouble(text), self._clock())
+    def _stamp_when_asked(self, name: str) -> Stamp:
+        """Return what a file was like before it was read; one it never has, which is to look again, when that is not known."""
+        if name in self._stamps:
+            return self._stamps[name]
+        stamp = _stamp(name)
+        return stamp if stamp is None or stamp[0] < self._asked_on else (0, 0)
+
+    def _give_up(self, now: float) -> None:
+        if self._child is not None:
+            self._child.kill()
+        self._let_go(now)
+        self._failed(Trouble(f"the program that finds them (an exec plugin?) took longer than {CHILD_S:.0f} s"), now)
 
     def _failed(self, trouble: Trouble, now: float) -> None:
         self.trouble = trouble
         self._wanted = True
         self._failures += 1
+        self._heed_files_at = now + FILES_S
         self._not_before = now + pause_s(self._failures, self._chance())
 
-    def _end_child(self, kill: bool) -> None:
-        child, self._child = self._child, None
-        if child is None:
-            return
-        if child.stdout is not None:
-            self._poller.forget(child.stdout.fileno())
-            child.stdout.close()
-        if kill:
-            # It leads a session of its own, so its exec plugin goes, too.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-        try:
-            # It closed its output as its last act; what is left of it takes milliseconds.
-            child.wait(LAST_ACT_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+    def _let_go(self, now: float) -> None:
+        """Have no more to do with the child but to see its end."""
+        if self._leaving is not None:
+            self._leaving.close()
+        self._child, self._leaving = None, self._child
+        self._reap(now)
+
+    def _reap(self, now: float) -> None:
+        if self._leaving is not None and self._leaving.has_ended():
+            self._leaving = None
+        self._reap_at = now + REAP_S
 
 
-def _stamps(files: Sequence[str]) -> tuple[tuple[int, int] | None, ...]:
+def _stamp(name: str) -> Stamp:
     """Return what changes when a file is written or replaced; links are followed, as the kubelet's are."""
-    return tuple(_stamp(name) for name in files)
-
-
-def _stamp(name: str) -> tuple[int, int] | None:
     try:
         status = os.stat(name)
     except OSError:

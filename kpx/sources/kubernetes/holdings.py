@@ -16,6 +16,7 @@ from kpx.model.decode import Decoded
 from kpx.model.findings import Finding
 from kpx.model.names import ObjectName
 from kpx.model.node import Node
+from kpx.sources.kubernetes.answers import Line
 from kpx.sources.kubernetes.kinds import Kind
 
 
@@ -76,6 +77,12 @@ class Holdings:
                     self._held[found.name] = value
                     events.append(Upsert(value))
         return events
+
+    def fold(self, line: Line) -> list[Event]:
+        """Take in what an event of a watch says about an object; a bookmark is about none."""
+        if line.name is None:
+            return []
+        return self.take_away(line.name) if line.type == "DELETED" else self.take(line.objects)
 
     def take_away(self, name: ObjectName) -> list[Event]:
         """Take in that an object is gone; nothing when it never was (E7)."""

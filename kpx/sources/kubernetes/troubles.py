@@ -47,6 +47,26 @@ def trouble_of(refusal: Refusal, kind: Kind, verb: str) -> Trouble:
     return Trouble(f"answers {refusal.code} to {verb} {kind.resource}{said}; trying again")
 
 
+def too_long(what: str, kind: Kind, longest: int) -> Trouble:
+    """Return the trouble of a server that goes on and on; `longest` in bytes."""
+    return Trouble(f"sends {what} {kind.resource} of over {longest >> 20} MiB", lasting=True)
+
+
+def unfinished(kind: Kind) -> Trouble:
+    """Return the trouble of a full account that ended in good order, and too early."""
+    return Trouble(f"ends a watch of {kind.resource} before all of them were sent; trying again")
+
+
+def silent(kind: Kind, seconds: float) -> Trouble:
+    """Return the trouble of an answer that stalls."""
+    return Trouble(f"says nothing about {kind.resource} for {seconds:.0f} s; trying again")
+
+
+def forgetful(kind: Kind) -> Trouble:
+    """Return the trouble of a history that is gone, or has changed, before the next request."""
+    return Trouble(f"forgets what it said about {kind.resource} before it can be gone on with; trying again")
+
+
 def _forbidden(kind: Kind, verb: str, said: str) -> Trouble:
     """Name verb and resource, for that is what a rule has to be written about."""
     text = f"RBAC: may not {verb} {kind.full_resource}{said}"

@@ -14,8 +14,10 @@ def ip(*arguments: str) -> None:
 
 def lay(name: str, network: str) -> None:
     """Add the neighbour with address .2, told to send everything to this machine, which is .1."""
+    # Hardware addresses stay as they are over a reboot, as those of network cards do, and with them what IPv6 makes of them.
+    hardware = "02:00:" + ":".join(f"{int(number):02x}" for number in network.split("."))
     ip("netns", "add", name)
-    ip("link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", name)
+    ip("link", "add", f"to-{name}", "address", f"{hardware}:01", "type", "veth", "peer", "name", "eth0", "netns", name)
     ip("address", "add", f"{network}.1/24", "dev", f"to-{name}")
     ip("link", "set", f"to-{name}", "up")
     ip("-n", name, "address", "add", f"{network}.2/24", "dev", "eth0")

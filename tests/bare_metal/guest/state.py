@@ -21,15 +21,14 @@ COMMANDS = {
     "ipset": "ipset list -name",
     "ipvsadm": "ipvsadm -Sn",
     "ip rule": "ip rule; ip -6 rule",
-    "ip route": "ip route show table all | sort; ip -6 route show table all | grep -v expires | sort",
+    "ip route": "ip -4 route show table all | sort; ip -6 route show table all | grep -v expires | sort",
     "ip address": "ip -brief address",
     "units": "systemctl list-unit-files --no-legend | grep -i kpx",
 }
-# What packages, and the machine while it runs, write by themselves; and what the test has brought.
+# What packages, and the machine while it runs, write by themselves; and what ansible and the test have brought.
 OTHERS = (
     *("/root/.ansible", "/root/.ssh", "/srv/wheels"),
-    *("/etc/alternatives", "/etc/ld.so.cache", "/etc/mtab", "/etc/resolv.conf"),
-    *("/etc/group", "/etc/gshadow", "/etc/passwd", "/etc/shadow"),
+    *("/etc/alternatives", "/etc/ld.so.cache", *(f"/etc/rc{level}.d/" for level in "0123456S")),
     *("/usr/lib/python3", "/usr/share/doc", "/usr/share/man"),
     *("/var/cache", "/var/lib/apt", "/var/lib/dpkg", "/var/lib/pam", "/var/lib/systemd", "/var/log"),
     *("/tmp/systemd-private", "/var/tmp/systemd-private"),
@@ -66,7 +65,8 @@ def files() -> dict[str, str]:
     found: dict[str, str] = {}
     for directory, names, others in os.walk("/"):
         paths = [os.path.join(directory, name) for name in (*names, *others)]
-        found |= {path: contents(path) for path in paths if path not in packages and not path.startswith(OTHERS)}
+        unowned = [path for path in paths if path not in packages and not path.startswith(OTHERS)]
+        found |= {path: what for path in unowned if not (what := contents(path)).startswith("link to /etc/alternatives/")}
         names[:] = [
             name
             for name in names
