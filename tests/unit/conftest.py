@@ -1,6 +1,13 @@
-"""Tests against an API server: the stand-in always, a real kube-apiserver where there is one, and a word when there is none."""
+"""
+What all unit tests share: logging is left as it was found, and tests against an API server have one.
+
+The stand-in always, a real kube-apiserver where there is one, and a word when there is none.
+"""
 
 from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
 
 import pytest
 
@@ -8,6 +15,17 @@ from tests.lab.kube_apiserver import ASSETS_VARIABLE, assets
 
 AGAINST_SERVERS = "against_server"
 """The fixture whose tests run once for each kind of server."""
+
+
+@pytest.fixture(autouse=True)
+def logging_as_found() -> Iterator[None]:
+    """Undo what a command that ran in this process did to logging, so that tests pass in any order."""
+    logger = logging.getLogger("kpx")
+    level, handlers, propagate = logger.level, list(logger.handlers), logger.propagate
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
+    logger.propagate = propagate
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
