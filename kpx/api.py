@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from kpx.agent import assemble
 from kpx.agent.lock import AgentLock, holder
+from kpx.cluster.api_servers import api_servers
 from kpx.cluster.view import ClusterView
 from kpx.dataplanes.base import Dataplane, Observed
 from kpx.errors import AlreadyRunning
@@ -88,10 +89,12 @@ def node_facts(view: ClusterView | None = None, **settings: object) -> NodeFacts
     return node_facts_of(make_config(settings), view)
 
 
-def node_facts_of(config: Config, view: ClusterView | None = None) -> NodeFacts:
-    """Return what is known of this node, from a `Config`; see `node_facts`."""
+def node_facts_of(config: Config, view: ClusterView | None = None, servers: frozenset[Address] = frozenset()) -> NodeFacts:
+    """Return what is known of this node, from a `Config`; see `node_facts`. `servers`: where an API server was reached."""
     name = assemble.node_name(config.hostname_override)
-    return assemble.node_facts(config, view.nodes.get(name) if view else None, host_addresses())
+    if view is None:
+        return assemble.node_facts(config, None, host_addresses(), servers)
+    return assemble.node_facts(config, view.nodes.get(name), host_addresses(), servers | api_servers(view))
 
 
 def compile(view: ClusterView, facts: NodeFacts) -> dict[ObjectName, ServiceProgram]:

@@ -73,3 +73,7 @@ class PermissionDenied(KernelError):
     """The process lacks CAP_NET_ADMIN in this network namespace."""
 
     exit_code = 4
+
+
+class NoAnswer(KernelError):
+    """An answer of the kernel did not come, or not whole; what was asked may have taken effect."""

@@ -21,11 +21,13 @@ from kpx.errors import CapabilityError, ConfigError
 from kpx.host.addresses import AddressWatch, HostAddresses, read_addresses
 from kpx.host.node import NodeSettings, node_name, supported_families
 from kpx.host.node import node_facts as assemble_facts
-from kpx.kernel.netlink import address_notifications, interface_addresses
-from kpx.model.addresses import Address, Prefix, parse_address, parse_prefix
+from kpx.kernel.netlink_addresses import interface_addresses
+from kpx.kernel.notifications import address_notifications
+from kpx.model.addresses import Address, parse_address, parse_prefix
 from kpx.model.facts import LocalDetector, NodeFacts
 from kpx.model.node import Node
-from kpx.settings.config import ALL, NONE, Config
+from kpx.settings.config import Config
+from kpx.settings.external_ips import external_ips
 from kpx.sources.base import Source
 from kpx.sources.kubernetes.access import in_cluster
 from kpx.sources.kubernetes.client import Client
@@ -152,7 +154,7 @@ def host_addresses() -> HostAddresses:
 def node_settings(config: Config) -> NodeSettings:
     """Return what the settings say about this node, and what families it supports now."""
     address = parse_address(config.bind_address)
-    ranges = config.nodeport_addresses
+    ranges, allowed = config.nodeport_addresses, external_ips(config.external_ip_ranges)
     return NodeSettings(
         name=node_name(config.hostname_override),
         bind_address=address if any(address) else None,
@@ -164,7 +166,9 @@ def node_settings(config: Config) -> NodeSettings:
         node_port_ranges=None if ranges == ("primary",) else tuple(parse_prefix(text) for text in ranges),
         families=supported_families(),
         masquerade_all=config.masquerade_all,
-        external_ip_ranges=_external_ip_ranges(config.external_ip_ranges),
+        external_ip_ranges=allowed.ranges,
+        own_external_ips=allowed.own,
+        api_server_external_ips=allowed.api_server,
         answer_ping=config.answer_ping,
         # A connection tracking that takes segments outside of the window for valid has no use for it.
         drop_invalid=config.drop_invalid and not config.conntrack_tcp_be_liberal,
@@ -176,17 +180,16 @@ def node_settings(config: Config) -> NodeSettings:
     )
 
 
-def _external_ip_ranges(texts: tuple[str, ...]) -> tuple[Prefix, ...] | None:
-    if texts == (ALL,):
-        return None
-    return () if texts == (NONE,) else tuple(parse_prefix(text) for text in texts)
-
-
-def node_facts(config: Config, node: Node | None, host: HostAddresses) -> NodeFacts:
+def node_facts(
+    config: Config, node: Node | None, host: HostAddresses, api_servers: frozenset[Address] = frozenset()
+) -> NodeFacts:
     """
     Return the facts about this node from settings, its Node object if there is one, and the host's addresses.
+
+    Args:
+        api_servers: every address of the API server that is known.
 
     Raises:
         CapabilityError: see `kpx.host.node.node_facts`.
     """
-    return assemble_facts(node_settings(config), node, host)
+    return assemble_facts(node_settings(config), node, host, api_servers)

@@ -34,6 +34,7 @@ from kpx.model.addresses import Address, Family
 from kpx.model.facts import NodeFacts
 from kpx.model.names import ObjectName
 from kpx.model.node import Node
+from kpx.policy.admission import same_but_for_admission
 from kpx.policy.desired import Frontend, ServiceProgram
 from kpx.reconcile.delta import DeltaTable
 from kpx.reconcile.plan import Operation, Outcome, Plan, Verb
@@ -95,6 +96,7 @@ class Engine:
         self._settle_at: float | None = None
         self._adrift = True
         self._reason_adrift = "start"
+        self._doubtful = False
 
     @property
     def view(self) -> ClusterView:
@@ -136,11 +138,11 @@ class Engine:
         self._drift("reload")
 
     def set_facts(self, facts: NodeFacts) -> None:
-        """Let this be the node from the next round on; everything is compiled again when it differs."""
+        """Let this be the node from the next round on; all is compiled and read again when more differs than what is admitted."""
         facts = msgspec.structs.replace(facts, missing_schedulers=self._compiler.facts.missing_schedulers)
-        if facts != self._compiler.facts:
-            self._compiler.facts = facts
+        if not same_but_for_admission(self._compiler.facts, facts):
             self._drift("facts")
+        self._compiler.facts = facts
 
     def set_host(self, addresses: frozenset[Address]) -> None:
         """Let these be all addresses of the host; they decide which flows were to a node port of this node (U5)."""
@@ -280,7 +282,7 @@ class Engine:
         if plan or mended:
             self._connections.owe_all_flows(self._frontends_leaving(plan))
         done = self._write(reason, changes, plan, started, read_at)._replace(mended=mended)
-        self._adrift = False
+        self._adrift, self._reason_adrift = self._doubtful, "error"
         return done
 
     def _frontends_leaving(self, plan: Plan) -> frozenset[Frontend]:
@@ -295,7 +297,10 @@ class Engine:
 
     def _write(self, reason: str, changes: Changes, plan: Plan, started: float, read_at: float | None) -> Round:
         outcome = self._apply(plan) if plan or self._adrift else Outcome()
-        if any(failure.errno in SURPRISES for failure in outcome.failures):
+        self._doubtful = outcome.doubtful
+        if outcome.doubtful:
+            self._drift("error")
+        elif any(failure.errno in SURPRISES for failure in outcome.failures):
             self._drift("drift")  # after a round from the kernel this is forgotten again: then it is no surprise
         rows = self._count_rows(plan, outcome)
         self.refusals.record(outcome, plan, self.delta.diverges, self._clock())

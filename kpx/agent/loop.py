@@ -27,10 +27,12 @@ from kpx.agent.tending import Tending
 from kpx.agent.triggers import Triggers
 from kpx.checking.checks import Checking
 from kpx.checking.rota import Counts
+from kpx.cluster.api_servers import api_servers
 from kpx.cluster.events import Delete, Event, Upsert
 from kpx.errors import CapabilityError, KernelError
 from kpx.host.addresses import HostAddresses
 from kpx.host.node import facts_warnings
+from kpx.model.addresses import Address
 from kpx.model.endpointslice import EndpointSlice
 from kpx.model.findings import Finding, Severity
 from kpx.model.node import Node
@@ -71,7 +73,8 @@ class Agent:
         self._alive_at: float | None = None if around.notifier.watchdog_s is None else time.monotonic()
         self._touches: dict[str, None] = {}
         self._read_at: float | None = None
-        self._facts_made_of: tuple[Node | None, HostAddresses, bool] | None = None
+        self._servers: frozenset[Address] = frozenset()
+        self._facts_made_of: tuple[Node | None, HostAddresses, frozenset[Address], bool] | None = None
         self._stopping = False
         audit_s = around.dataplane.audit_every_s
         self._tending = Tending(engine, around.handover, audit_s and min(audit_s, sync_period_s), self._touched)
@@ -241,6 +244,8 @@ class Agent:
 
     def _hear(self, news: News) -> None:
         """Take in what a source says."""
+        if news.servers or news.anew:
+            self._servers = news.servers
         if news.anew:
             self._hear_anew(news)
             return
@@ -338,24 +343,25 @@ class Agent:
     def _refresh_facts(self) -> None:
         """Let the engine know of this node as its Node object and addresses are now."""
         node, host = self.engine.own_node, self._around.addresses.current
-        heard = node is not None or self.engine.view.synced
-        if self._facts_made_of == (node, host, heard):
+        servers = self._servers | api_servers(self.engine.view)
+        made_of = (node, host, servers, node is not None or self.engine.view.synced)
+        if self._facts_made_of == made_of:
             return
         try:
-            facts = self._around.facts_of(node, host)
+            facts = self._around.facts_of(node, host, servers)
         except CapabilityError as error:
             if not self.engine.first_sync_done:
                 raise
             log.event(logger, logging.ERROR, "this node as it is now cannot be programmed; it stays as it was", error=error)
             return
-        self._facts_made_of = (node, host, heard)
+        self._facts_made_of = made_of
         self.engine.set_host(host.every())
         self._around.health.set_eligible(node.eligible if node else not self._around.needs_node)
         if facts != self.engine.facts or not self.engine.first_sync_done:
             self.engine.set_facts(facts)
             self._around.health.set_families(facts.families)
             # What a Node object may still say is not missing yet.
-            warnings = facts_warnings(facts) if heard else ()
+            warnings = facts_warnings(facts) if made_of[-1] else ()
             found = (Finding(f"node {facts.name}", "", text, Severity.WARNING) for text in warnings)
             self.engine.findings.replace("node", tuple(found))
             self._request()

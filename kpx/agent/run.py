@@ -29,10 +29,11 @@ from kpx.agent.signals import Signals
 from kpx.agent.standing import Standing
 from kpx.agent.surroundings import Surroundings
 from kpx.agent.tuning import tune, tune_again, tune_host, tune_process
+from kpx.cluster.api_servers import api_servers
 from kpx.dataplanes.base import Dataplane
 from kpx.dataplanes.registry import FORMER
 from kpx.errors import KernelError
-from kpx.host import features, kube_proxy
+from kpx.host import features, heap, kube_proxy
 from kpx.host.addresses import AddressFeed
 from kpx.kernel.conntrack import ConntrackFlows
 from kpx.kernel.netlink import Netlink
@@ -83,7 +84,7 @@ def run(config: Config, settings: LiveSettings | None = None) -> None:
             dataplane=dataplane,
             addresses=addresses,
             signals=stack.enter_context(Signals()),
-            facts_of=lambda node, host: node_facts(settings.config, node, host),
+            facts_of=lambda node, host, servers: node_facts(settings.config, node, host, servers),
             health=health,
             metrics=metrics,
             notifier=Notifier(),
@@ -124,7 +125,8 @@ def sync(config: Config) -> tuple[Engine, Round]:
         stack.enter_context(_without_garbage_collection())
         engine.findings.replace("source", news.findings)
         engine.fold(news.events)
-        engine.set_facts(node_facts(config, engine.own_node, addresses.current))
+        servers = news.servers | api_servers(engine.view)
+        engine.set_facts(node_facts(config, engine.own_node, addresses.current, servers))
         done = engine.round("sync", news.read_at)
         engine.findings.replace("tuning", untuned + tune_host(config))
         engine.findings.replace("accepting", accept_flows(config, dataplane.name, engine.facts.families))
@@ -188,13 +190,14 @@ def _without_garbage_collection() -> Iterator[None]:
     """
     Keep the collector out of the first sync, and what the first sync leaves out of the collector.
 
-    The cluster is millions of objects that live on and hold no cycles; going through them costs tens of milliseconds, which
-    the next change would wait for.
+    The cluster is millions of objects that live on and hold no cycles; going through them costs up to seconds, which
+    the next change would wait for. What it leaves free is returned to the kernel.
     """
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
-        gc.collect()
+        # Nothing is collected before: of millions of objects some hundred are garbage, and looking for them takes seconds.
         gc.freeze()
+        gc.enable()
+        heap.give_back()

@@ -21,6 +21,7 @@ from kpx.agent.serving import Serving
 from kpx.agent.signals import Signals
 from kpx.dataplanes.base import Dataplane
 from kpx.host.addresses import AddressFeed, HostAddresses
+from kpx.model.addresses import Address
 from kpx.model.facts import NodeFacts
 from kpx.model.node import Node
 from kpx.sources.base import Source
@@ -31,6 +32,7 @@ class Surroundings(NamedTuple):
     What the loop listens to and talks to; each is closed by whoever opened it, the source by the loop.
 
     Args:
+        facts_of: from this node's Node object, its addresses, and those of the API server.
         needs_node: there is a cluster, so a node without a Node object is none that load balancers should use (15.1).
     """
 
@@ -39,7 +41,7 @@ class Surroundings(NamedTuple):
     dataplane: Dataplane
     addresses: AddressFeed
     signals: Signals
-    facts_of: Callable[[Node | None, HostAddresses], NodeFacts]
+    facts_of: Callable[[Node | None, HostAddresses, frozenset[Address]], NodeFacts]
     health: Health
     metrics: Metrics
     notifier: Notifier

@@ -98,7 +98,7 @@ def read_wanted(config: Config, quiet: bool = False) -> Wanted:
         for event in news.events:
             manifests.view.fold(event)
         is_known = _hear_checks(manifests.view)
-        facts = api.node_facts_of(config, manifests.view)
+        facts = api.node_facts_of(config, manifests.view, news.servers)
         programs = api.compile(manifests.view, facts)
     wanted = Wanted(manifests, facts, programs)
     for finding in () if quiet else problems(wanted):

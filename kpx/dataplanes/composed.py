@@ -297,4 +297,5 @@ def _lowered(prefix: str, table: Table) -> Table:
 
 def _sum(done: Outcome, more: Outcome, held_back: Iterable[Failure]) -> Outcome:
     failures = (*done.failures, *more.failures, *held_back)
-    return Outcome(failures, done.datagrams + more.datagrams, done.written_bytes + more.written_bytes)
+    datagrams, written_bytes = done.datagrams + more.datagrams, done.written_bytes + more.written_bytes
+    return Outcome(failures, datagrams, written_bytes, done.doubtful or more.doubtful)

@@ -27,6 +27,9 @@ OLDEST_PYTHON: Final = (3, 11)
 CAP_NET_ADMIN: Final = 12
 """linux/capability.h."""
 
+CROWDED: Final = 0.9
+"""Part of the limit on tracked flows from which on there is something to say."""
+
 
 class Check(NamedTuple):
     """
@@ -100,11 +103,16 @@ def expressions(probe: Callable[[], Iterable[str]]) -> Check:
 
 
 def conntrack(proc: Path = PROC) -> Check:
-    """Check for connection tracking; its module comes with the first rule that needs it."""
-    most = read_sysctl("net.netfilter.nf_conntrack_max", proc / "sys")
-    if most is not None:
-        return Check("connection tracking", True, f"at most {most} flows")
-    return Check("connection tracking", None, "not loaded yet", "modprobe nf_conntrack; otherwise the first rule loads it")
+    """Check for connection tracking, and for room in it; its module comes with the first rule that needs it."""
+    name = "connection tracking"
+    count, most = (read_sysctl(f"net.netfilter.nf_conntrack_{which}", proc / "sys") for which in ("count", "max"))
+    if most is None:
+        return Check(name, None, "not loaded yet", "modprobe nf_conntrack; otherwise the first rule loads it")
+    found = f"{count or 0} of at most {most} flows"
+    if int(count or 0) < int(most) * CROWDED:
+        return Check(name, True, found)
+    remedy = "raise net.netfilter.nf_conntrack_max (--conntrack-max-per-core); when it is full, new connections are dropped"
+    return Check(name, None, found, remedy)
 
 
 def forwarding(family: Family, proc: Path = PROC) -> Check:

@@ -17,20 +17,20 @@ from typing import Final, NamedTuple
 
 from kpx.errors import CapabilityError, KernelError, PermissionDenied
 from kpx.host import kube_proxy_names as names
-from kpx.host.kube_proxy_names import TableLeftovers
+from kpx.host.kube_proxy_names import DEVICE, TableLeftovers
 from kpx.host.modules import program_path
 from kpx.host.node import PROC
 from kpx.kernel.ipset import IpSets
 from kpx.kernel.iptables import Iptables
 from kpx.kernel.ipvs import Ipvs
 from kpx.kernel.links import link_exists
-from kpx.kernel.netlink import Netlink, interface_addresses
+from kpx.kernel.netlink import Netlink
+from kpx.kernel.netlink_addresses import interface_addresses
 from kpx.kernel.wire import nft
 from kpx.kernel.wire.ipvs import ServerKey
 from kpx.model.addresses import Address, format_address
 from kpx.model.names import Protocol
 
-DEVICE: Final = "kube-ipvs0"
 TABLE: Final = "kube-proxy"
 NFT_FAMILIES: Final = {nft.NFPROTO_IPV4: "ip", nft.NFPROTO_IPV6: "ip6"}
 OUR_RECORDS: Final = ("KPX-SERVERS", "KPX6-SERVERS")

@@ -11,6 +11,9 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
+DEVICE: Final = "kube-ipvs0"
+"""The interface on which its mode ipvs puts the addresses of Services."""
+
 CHAINS: Final = frozenset(
     (
         "KUBE-SERVICES", "KUBE-EXTERNAL-SERVICES", "KUBE-NODEPORTS", "KUBE-POSTROUTING", "KUBE-MARK-MASQ", "KUBE-FORWARD",

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from kpx.errors import AlreadyRunning, CapabilityError, KernelError, PermissionDenied
 from kpx.host import kube_proxy_names as names
-from kpx.host.kube_proxy import DEVICE, NFT_FAMILIES, TABLE, Leftovers, RuleLeftovers, running, server_text
+from kpx.host.kube_proxy import NFT_FAMILIES, TABLE, Leftovers, RuleLeftovers, running, server_text
+from kpx.host.kube_proxy_names import DEVICE
 from kpx.kernel.ipset import IpSets
 from kpx.kernel.ipvs import Ipvs
 from kpx.kernel.links import delete_link

@@ -16,6 +16,7 @@ import msgspec
 
 from kpx.errors import CapabilityError
 from kpx.host.addresses import HostAddresses, may_answer
+from kpx.host.kube_proxy_names import DEVICE
 from kpx.host.sysctl import read_sysctl
 from kpx.model.addresses import Address, Family, Prefix, family_of
 from kpx.model.facts import DetectLocal, LocalDetector, NodeFacts
@@ -39,6 +40,7 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
         per_address: the data plane needs a row for each address that answers on a node port, so all of them are facts (D10);
             without it, an address that comes to a family in which any answers is no news.
         external_ip_ranges, answer_ping, drop_invalid, scheduler, mark_bits, drain_timeout_s, drain_grace_s: see `NodeFacts`.
+        own_external_ips, api_server_external_ips: addresses of this node, and of the API server, may be external IPs (V2).
     """
 
     name: str
@@ -49,6 +51,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     masquerade_all: bool = False
     per_address: bool = False
     external_ip_ranges: tuple[Prefix, ...] | None = None
+    own_external_ips: bool = False
+    api_server_external_ips: bool = False
     answer_ping: bool = False
     drop_invalid: bool = False
     scheduler: str = "rr"
@@ -57,9 +61,14 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_grace_s: float = 60.0
 
 
-def node_facts(settings: NodeSettings, node: Node | None, host: HostAddresses) -> NodeFacts:
+def node_facts(
+    settings: NodeSettings, node: Node | None, host: HostAddresses, api_servers: frozenset[Address] = frozenset()
+) -> NodeFacts:
     """
     Assemble the facts; a function of its arguments alone.
+
+    Args:
+        api_servers: every address of the API server that is known.
 
     Raises:
         CapabilityError: the node's primary family is not supported by the host (P2).
@@ -83,6 +92,8 @@ def node_facts(settings: NodeSettings, node: Node | None, host: HostAddresses) -
         local_detector=detector,
         masquerade_all=settings.masquerade_all,
         external_ip_ranges=settings.external_ip_ranges,
+        own_addresses=frozenset() if settings.own_external_ips else own_addresses(settings.bind_address, node, host),
+        api_server_addresses=frozenset() if settings.api_server_external_ips else api_servers,
         answer_ping=settings.answer_ping,
         drop_invalid=settings.drop_invalid,
         scheduler=settings.scheduler,
@@ -107,6 +118,18 @@ def node_ips(bind_address: Address | None, node: Node | None, host: HostAddresse
     for address in candidates:
         chosen.setdefault(family_of(address), address)
     return tuple(chosen.values())
+
+
+def own_addresses(bind_address: Address | None, node: Node | None, host: HostAddresses) -> frozenset[Address]:
+    """
+    Return every address of this node: what is stated, what the Node says, and what interfaces have.
+
+    Loopback and link-local are left out: no Service gets those whatever is set, and the latter come and go with each pod. So
+    are the addresses of kube-ipvs0, where kube-proxy's mode ipvs leaves those of Services.
+    """
+    stated = [] if bind_address is None else [bind_address]
+    here = (entry.address for entry in host.addresses if entry.interface != DEVICE and may_answer(entry.address))
+    return frozenset((*stated, *(node.addresses if node else ()), *here))
 
 
 def node_port_addresses(

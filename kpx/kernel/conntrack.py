@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterable
 
 from kpx.errors import KernelError
+from kpx.kernel.legible import legible
 from kpx.kernel.netlink import Netlink
 from kpx.kernel.wire import conntrack as wire
 
@@ -25,6 +26,7 @@ class ConntrackFlows:
         self._netlink = netlink
         self.missed = False
 
+    @legible("list tracked flows")
     def udp(self, family: int) -> list[wire.Flow]:
         """
         List UDP flows of an IP family (4 or 6).

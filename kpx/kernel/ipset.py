@@ -10,6 +10,7 @@ import errno
 from collections.abc import Iterator, Sequence
 
 from kpx.errors import CapabilityError, KernelError, PermissionDenied
+from kpx.kernel.legible import legible
 from kpx.kernel.netlink import Netlink
 from kpx.kernel.wire import ipset as wire
 from kpx.kernel.wire.ipset import Element, SetShape
@@ -37,15 +38,18 @@ class IpSets:
                 f"this kernel has no ipset ({error}): run `modprobe ip_set`, or choose --proxy-mode nftables"
             ) from error
 
+    @legible("list the sets")
     def names(self) -> list[str]:
         """List the names of all sets, whosever they are."""
         return [wire.read_name(*answer) for answer in self._list(wire.list_names(), "list the sets")]
 
+    @legible("describe a set")
     def shape(self, name: str) -> SetShape | None:
         """Return what a set is, None when there is none of this name."""
         answer = self._header(name)
         return None if answer is None else wire.read_shape(*answer)
 
+    @legible("describe a set")
     def count(self, name: str) -> int | None:
         """Return how many elements a set has, without listing them; None when there is no such set."""
         answer = self._header(name)
@@ -128,8 +132,9 @@ class IpSets:
 
     def elements(self, name: str) -> Iterator[Element]:
         """Yield the elements of a set as they come; run it to its end before the next request."""
-        for answer in self._list(wire.named(name), f"list set {name}"):
-            yield from wire.read_elements(*answer)
+        with legible(f"list set {name}"):
+            for answer in self._list(wire.named(name), f"list set {name}"):
+                yield from wire.read_elements(*answer)
 
     def _header(self, name: str) -> tuple[bytes, Message] | None:
         try:
@@ -140,6 +145,7 @@ class IpSets:
             raise
         return described
 
+    @legible("write elements of a set")
     def _send(self, kind: int, body: bytes) -> tuple[int, int] | None:
         """Send one message; return the errno and the line of what was refused."""
         (sequence,) = self._netlink.sequences(1)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from kpx.errors import CapabilityError, KernelError
+from kpx.kernel.legible import legible
 from kpx.kernel.netlink import NETLINK_GENERIC, Netlink
 from kpx.kernel.wire import ipvs as wire
 from kpx.kernel.wire import ipvs_config
@@ -31,14 +32,17 @@ _T = TypeVar("_T")
 class Ipvs:
     """IPVS of the network namespace this was made in, through a generic netlink socket of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, netlink: Netlink | None = None) -> None:
         """
         Open the socket; the kernel loads the module `ip_vs` by itself where that is permitted.
+
+        Args:
+            netlink: a generic netlink socket instead of a fresh one; it is closed with this.
 
         Raises:
             CapabilityError: there is no IPVS here. PermissionDenied: IPVS wants CAP_NET_ADMIN in the initial user namespace.
         """
-        self._netlink = Netlink(NETLINK_GENERIC)
+        self._netlink = netlink or Netlink(NETLINK_GENERIC)
         try:
             self._family = self._find_family()
             self._version = self._ask(ipvs_config.get_info(), ipvs_config.read_version, "ask IPVS for its version")
@@ -46,16 +50,17 @@ class Ipvs:
             self._netlink.close()
             raise
 
+    @legible("look for IPVS")
     def _find_family(self) -> int:
         (sequence,) = self._netlink.sequences(1)
         asked = message(GENL_ID_CTRL, NLM_F_REQUEST | NLM_F_ACK, sequence, family_request(wire.FAMILY))
         try:
-            answers = self._netlink.request(asked, sequence, "look for IPVS")
+            answer = self._netlink.ask(asked, sequence, "look for IPVS")
         except KernelError as error:
             if error.errno == errno.ENOENT:
                 raise CapabilityError("this kernel has no IPVS: run `modprobe ip_vs`, or choose --proxy-mode nftables") from error
             raise
-        return read_family(*answers[0])
+        return read_family(*answer)
 
     @property
     def datagrams(self) -> int:
@@ -131,11 +136,13 @@ class Ipvs:
         """Close the socket; nothing in the kernel changes."""
         self._netlink.close()
 
+    @legible("ask IPVS")
     def _ask(self, body: bytes, read: Callable[[bytes, Message], _T], what: str) -> _T:
         (sequence,) = self._netlink.sequences(1)
         asked = message(self._family, NLM_F_REQUEST | NLM_F_ACK, sequence, body)
-        return read(*self._netlink.request(asked, sequence, what)[0])
+        return read(*self._netlink.ask(asked, sequence, what))
 
+    @legible("list virtual servers or destinations")
     def _dump(self, body: bytes, read: Callable[[bytes, Message], _T], what: str) -> list[_T]:
         """Dump once, and again while the kernel says that something changed meanwhile; what the last dump told is returned."""
         found: list[_T] = []

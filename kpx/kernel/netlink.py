@@ -1,7 +1,7 @@
 """
-The door to the kernel: netlink sockets opened through pyroute2, which besides this module only `kpx.kernel.routing` knows.
+The door to the kernel: netlink sockets opened through pyroute2.
 
-Datagrams are packed by `kpx.kernel.wire` and sent as they are; pyroute2 opens the sockets and lists addresses. One thread only.
+Datagrams are packed by `kpx.kernel.wire` and sent as they are; pyroute2 opens the sockets. One thread only.
 Send and receive buffers are raised past the system's limit where CAP_NET_ADMIN allows it, since a first sync is one datagram
 of some ten megabytes.
 """
@@ -13,13 +13,12 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
-from pyroute2 import IPRoute
 from pyroute2.netns import create_socket
 
-from kpx.errors import CapabilityError, KernelError, PermissionDenied
+from kpx.errors import CapabilityError, KernelError, NoAnswer, PermissionDenied
+from kpx.kernel.legible import legible
 from kpx.kernel.wire.message import (
     NLM_F_DUMP_INTR,
     NLMSG_DONE,
@@ -27,6 +26,7 @@ from kpx.kernel.wire.message import (
     Acknowledgement,
     Message,
     acknowledgement,
+    end_of_dump,
     messages,
 )
 
@@ -37,10 +37,8 @@ NETLINK_EXT_ACK = 11
 NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
 NETLINK_GENERIC = 16
-NFNLGRP_NFTABLES = 7
-RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR = 5, 9
-SO_ATTACH_FILTER = 26
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
+TIMEVAL = struct.Struct("@ll")
 
 BUFFER_BYTES = 32 << 20
 RECEIVE_BYTES = 1 << 20
@@ -48,16 +46,13 @@ TIMEOUT_S = 30.0
 """How long the kernel may take for one answer; a commit of a million elements takes a few seconds."""
 
 
-class InterfaceAddress(NamedTuple):
-    """An address of a network interface; scope as in rtnetlink: 0 global, 253 link, 254 host."""
+def open_socket(protocol: int, groups: tuple[int, ...] = ()) -> socket.socket:
+    """
+    Open a netlink socket in this network namespace.
 
-    interface: str
-    address: bytes
-    prefix_length: int
-    scope: int
-
-
-def _open(protocol: int, groups: tuple[int, ...] = ()) -> socket.socket:
+    Raises:
+        CapabilityError: the kernel has no such protocol. PermissionDenied, KernelError: a group cannot be joined.
+    """
     try:
         opened: socket.socket = create_socket(
             None, family=socket.AF_NETLINK, socket_type=socket.SOCK_RAW | socket.SOCK_CLOEXEC, proto=protocol
@@ -69,7 +64,8 @@ def _open(protocol: int, groups: tuple[int, ...] = ()) -> socket.socket:
             opened.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
     opened.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
     opened.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
-    opened.settimeout(TIMEOUT_S)
+    # By the kernel: Python's own timeout would wait in calls that are not to wait, and costs a poll(2) for each.
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, TIMEVAL.pack(int(TIMEOUT_S), 0))
     opened.bind((0, 0))
     try:
         for group in groups:
@@ -84,12 +80,19 @@ def _open(protocol: int, groups: tuple[int, ...] = ()) -> socket.socket:
 class Netlink:
     """A netlink socket: transactions, requests and dumps, one at a time."""
 
-    def __init__(self, protocol: int = NETLINK_NETFILTER) -> None:
-        self._socket = _open(protocol)
+    def __init__(self, protocol: int = NETLINK_NETFILTER, opened: socket.socket | None = None) -> None:
+        """
+        Take the place of whoever speaks on a socket.
+
+        Args:
+            opened: a socket of this protocol instead of a fresh one.
+        """
+        self._socket = opened or open_socket(protocol)
         # Allocated once: a megabyte for each answer takes seven times as long as receiving it.
         self._buffer = bytearray(RECEIVE_BYTES)
         self._view = memoryview(self._buffer)
         self._sequence = int.from_bytes(os.urandom(3), "big")
+        self._answered = True
         self.interrupted = False
         self.datagrams = 0
         self.written_bytes = 0
@@ -136,37 +139,37 @@ class Netlink:
         Args:
             datagram: messages, of which only the last asks for an acknowledgement.
             first, last: sequence numbers of the first and the last message.
+
+        Raises:
+            NoAnswer: not all answers came. KernelError: nothing was sent.
         """
-        self._send(datagram)
-        while True:
-            for received, reply in self._receive():
-                if reply.kind != NLMSG_ERROR or not first <= reply.sequence <= last:
-                    continue
-                answer = acknowledgement(received, reply)
+        for received, reply in self._answers(datagram, first, last, NLMSG_ERROR):
+            if reply.kind == NLMSG_ERROR:
+                answer = _read(acknowledgement, received, reply)
                 if answer.errno:
                     yield received, reply, answer
-                if answer.sequence == last:
-                    return
 
     def request(self, datagram: bytes, sequence: int, what: str) -> list[tuple[bytes, Message]]:
         """
-        Send one message that asks for an acknowledgement; return what came before it.
+        Send one message that asks for an acknowledgement; return what came besides.
 
         Raises:
-            PermissionDenied, KernelError: the kernel refused; `what` names the request.
+            PermissionDenied, KernelError: the kernel refused; `what` names the request. NoAnswer: nobody knows.
         """
-        self._send(datagram)
         answers: list[tuple[bytes, Message]] = []
-        while True:
-            for received, reply in self._receive():
-                if reply.sequence != sequence:
-                    continue
-                if reply.kind == NLMSG_ERROR:
-                    answer = acknowledgement(received, reply)
-                    if answer.errno:
-                        raise refusal(what, answer)
-                    return answers
+        for received, reply in self._answers(datagram, sequence, sequence, NLMSG_ERROR):
+            if reply.kind != NLMSG_ERROR:
                 answers.append((received, reply))
+            elif (answer := _read(acknowledgement, received, reply)).errno:
+                raise refusal(what, answer)
+        return answers
+
+    def ask(self, datagram: bytes, sequence: int, what: str) -> tuple[bytes, Message]:
+        """Send a request that has an answer besides its acknowledgement, and return that; raises as `request` does."""
+        answers = self.request(datagram, sequence, what)
+        if not answers:
+            raise NoAnswer(what, errno.EBADMSG, "the kernel acknowledged and told nothing")
+        return answers[0]
 
     def dump(self, datagram: bytes, sequence: int, what: str) -> Iterator[tuple[bytes, Message]]:
         """
@@ -176,24 +179,57 @@ class Netlink:
         meanwhile (U9).
 
         Raises:
-            PermissionDenied, KernelError: the kernel refused; `what` names the request.
+            PermissionDenied, KernelError: the kernel refused, or gave up midway; `what` names the request.
+            NoAnswer: not all came.
         """
-        self._send(datagram)
         self.interrupted = False
-        while True:
-            for received, reply in self._receive():
-                if reply.sequence != sequence:
-                    continue
-                self.interrupted = self.interrupted or bool(reply.flags & NLM_F_DUMP_INTR)
-                if reply.kind == NLMSG_DONE:
-                    return
-                if reply.kind == NLMSG_ERROR:
-                    raise refusal(what, acknowledgement(received, reply))
+        for received, reply in self._answers(datagram, sequence, sequence, NLMSG_DONE):
+            self.interrupted = self.interrupted or bool(reply.flags & NLM_F_DUMP_INTR)
+            if reply.kind in (NLMSG_ERROR, NLMSG_DONE):
+                answer = _read(acknowledgement if reply.kind == NLMSG_ERROR else end_of_dump, received, reply)
+                if answer.errno:
+                    raise refusal(what, answer)
+            else:
                 yield received, reply
 
     def close(self) -> None:
         """Close the socket; nothing in the kernel changes."""
         self._socket.close()
+
+    def _answers(self, datagram: bytes | bytearray, first: int, last: int, end: int) -> Iterator[tuple[bytes, Message]]:
+        """
+        Send messages and yield what answers to them.
+
+        Args:
+            end: the kind of message that answers `last` when nothing more is to come; an error always does.
+        """
+        self._forget_answers()
+        self._send(datagram)
+        self._answered = ended = False
+        # When the last answer has come all others are queued; one that came in another order must not be missed.
+        while (received := self._receive(socket.MSG_DONTWAIT if ended else 0)) is not None:
+            try:
+                replies = list(messages(received))
+            except ValueError as error:
+                raise NoAnswer("netlink receive", errno.EBADMSG, str(error)) from error
+            for reply in replies:
+                if first <= reply.sequence <= last:
+                    ended = ended or (reply.sequence == last and reply.kind in (end, NLMSG_ERROR))
+                    yield received, reply
+        self._answered = True
+
+    def _forget_answers(self) -> None:
+        """
+        Read away what was not read of the request before.
+
+        The kernel refuses a dump (EBUSY) while another one of the same socket is not read to its end.
+        """
+        while not self._answered:
+            try:
+                self._answered = self._receive(socket.MSG_DONTWAIT) is None
+            except NoAnswer as error:
+                if error.errno not in (errno.ENOBUFS, errno.EINTR, errno.EMSGSIZE):
+                    raise
 
     def _send(self, datagram: bytes | bytearray) -> None:
         self.datagrams += 1
@@ -204,93 +240,27 @@ class Netlink:
             remedy = "raise net.core.wmem_max or give kpx CAP_NET_ADMIN" if error.errno == errno.EMSGSIZE else ""
             raise KernelError("netlink send", error.errno or errno.EIO, remedy) from error
 
-    def _receive(self) -> Iterator[tuple[bytes, Message]]:
+    def _receive(self, flags: int) -> bytes | None:
+        """Return the next datagram; None when there is none and `flags` say not to wait."""
         try:
-            size = self._socket.recv_into(self._buffer)
-        except TimeoutError as error:
-            raise KernelError("netlink", errno.ETIMEDOUT, f"no answer within {TIMEOUT_S:.0f} s") from error
+            size = self._socket.recv_into(self._buffer, 0, flags | socket.MSG_TRUNC)
+        except BlockingIOError as error:
+            if flags & socket.MSG_DONTWAIT:
+                return None
+            raise NoAnswer("netlink receive", errno.ETIMEDOUT, f"no answer within {TIMEOUT_S:.0f} s") from error
         except OSError as error:
-            raise KernelError("netlink receive", error.errno or errno.EIO) from error
-        received = bytes(self._view[:size])
-        for reply in messages(received):
-            yield received, reply
+            raise NoAnswer("netlink receive", error.errno or errno.EIO) from error
+        if size > RECEIVE_BYTES:
+            raise NoAnswer("netlink receive", errno.EMSGSIZE, f"an answer of {size} bytes was cut")
+        return bytes(self._view[:size])
+
+
+def _read(read: Callable[[bytes, Message], Acknowledgement], received: bytes, reply: Message) -> Acknowledgement:
+    with legible("netlink receive"):
+        return read(received, reply)
 
 
 def refusal(what: str, answer: Acknowledgement) -> KernelError:
     """Turn a negative answer into the error to raise."""
     kind = PermissionDenied if answer.errno in (errno.EPERM, errno.EACCES) else KernelError
     return kind(what, answer.errno, answer.text)
-
-
-class Notifications:
-    """A subscription to netlink multicast groups: a descriptor to wait on, and what has arrived."""
-
-    def __init__(self, protocol: int, groups: tuple[int, ...], ignored_port: int | None = None) -> None:
-        """
-        Subscribe.
-
-        Args:
-            ignored_port: the kernel drops notifications of what the socket with this port id did before they are queued, so
-                that our own commits of a million elements cost nothing here.
-        """
-        self._socket = _open(protocol, groups)
-        self._socket.setblocking(False)
-        if ignored_port is not None:
-            self._attach(ignored_port)
-
-    def _attach(self, port: int) -> None:
-        # Classic BPF over the message: word at offset 12 is nlmsg_pid; loads are big-endian.
-        wanted = int.from_bytes(struct.pack("=I", port), "big")
-        program = struct.pack("=HBBI", 0x20, 0, 0, 12)
-        program += struct.pack("=HBBI", 0x15, 0, 1, wanted)
-        program += struct.pack("=HBBI", 0x06, 0, 0, 0)
-        program += struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF)
-        import ctypes
-
-        buffer = ctypes.create_string_buffer(program)
-        self._socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 4, ctypes.addressof(buffer)))
-
-    def fileno(self) -> int:
-        """Return the descriptor that becomes readable when something arrives."""
-        return self._socket.fileno()
-
-    def drain(self) -> tuple[list[bytes], bool]:
-        """Return the datagrams that have arrived, and whether some were lost (then anything may have happened)."""
-        received: list[bytes] = []
-        lost = False
-        while True:
-            try:
-                received.append(self._socket.recv(RECEIVE_BYTES))
-            except BlockingIOError:
-                return received, lost
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise KernelError("netlink notifications", error.errno or errno.EIO) from error
-                lost = True
-
-    def close(self) -> None:
-        """Unsubscribe."""
-        self._socket.close()
-
-
-def nftables_notifications(ignored_port: int | None) -> Notifications:
-    """Subscribe to what happens to nf_tables in this network namespace."""
-    return Notifications(NETLINK_NETFILTER, (NFNLGRP_NFTABLES,), ignored_port)
-
-
-def address_notifications() -> Notifications:
-    """Subscribe to addresses coming and going in this network namespace (N5)."""
-    return Notifications(NETLINK_ROUTE, (RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR))
-
-
-def interface_addresses() -> list[InterfaceAddress]:
-    """List the addresses of all interfaces of this network namespace, in the kernel's order: interfaces by age."""
-    found: list[InterfaceAddress] = []
-    with IPRoute() as route:
-        names = {link["index"]: str(link.get("ifname")) for link in route.get_links()}
-        for item in route.get_addr():
-            text = item.get("local") or item.get("address")
-            family = socket.AF_INET if item["family"] == socket.AF_INET else socket.AF_INET6
-            packed = socket.inet_pton(family, text)
-            found.append(InterfaceAddress(names.get(item["index"], "?"), packed, item["prefixlen"], item["scope"]))
-    return found

@@ -25,7 +25,7 @@ from kpx.model.names import ObjectName
 from kpx.model.node import Node, ServiceCIDR
 from kpx.model.notes import Notes
 from kpx.model.service import Service
-from kpx.model.type_errors import describe, reword
+from kpx.model.type_errors import describe, one_line, reword
 
 Object = Service | EndpointSlice | Node | ServiceCIDR
 
@@ -91,7 +91,8 @@ _KINDS = {
     "ServiceCIDR": _kind("networking.k8s.io", wire.ServiceCIDR, decode_service_cidr, namespaced=False),
 }
 _LISTS = {"List": "", **{f"{kind}List": kind for kind in _KINDS}}
-_LONGEST_MESSAGE = 300
+_MOST_FINDINGS = 10_000
+"""Findings about one document that are told; so many, that a page of a list of 500 objects has its own each."""
 _HEADER = msgspec.json.Decoder(_Header)
 _ITEMS = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
@@ -108,6 +109,8 @@ def decode_document(document: object, where: str) -> Decoded:
     found = _Found(where)
     if document is not None and document != msgspec.Raw(b"null"):
         found.document(document)
+    if found.unsaid:
+        found.findings.append(Finding(where or "objects", "", f"and {found.unsaid} more like these"))
     return Decoded(tuple(found.objects), tuple(found.findings), tuple(found.failed))
 
 
@@ -120,6 +123,7 @@ class _Found:
         self.findings: list[Finding] = []
         self.failed: list[tuple[str, ObjectName]] = []
         self.ignored: set[str] = set()
+        self.unsaid = 0
 
     def document(self, document: object) -> None:
         """Decode a document: one object or a list of them."""
@@ -206,9 +210,11 @@ class _Found:
         self._complain(label, _join(prefix, path), message)
 
     def _complain(self, label: str, field: str, message: str, severity: Severity = Severity.ERROR) -> None:
-        """Add a finding about the object called `label`, "" when it has no name."""
-        if len(message) > _LONGEST_MESSAGE:
-            message = message[:_LONGEST_MESSAGE] + "..."
+        """Add a finding about the object called `label`, "" when it has no name; beyond `_MOST_FINDINGS` they are counted."""
+        if len(self.findings) >= _MOST_FINDINGS:
+            self.unsaid += 1
+            return
+        message = one_line(message)
         if not self.where:
             self.findings.append(Finding(label or "object", field, message, severity))
         else:

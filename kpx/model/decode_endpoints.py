@@ -9,15 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from sys import intern
+from typing import Final, TypeVar
 
 from msgspec import UNSET
 
 from kpx.model import wire
 from kpx.model.addresses import Family, family_of, parse_address
 from kpx.model.endpointslice import HEADLESS_LABEL, SERVICE_NAME_LABEL, Endpoint, EndpointSlice, SlicePort
-from kpx.model.names import ObjectName
+from kpx.model.names import ObjectName, is_port_name
 from kpx.model.notes import Notes, read_address, read_instant, read_port, read_protocol
+from kpx.model.type_errors import quote
 
+MOST_ENDPOINTS: Final = 100_000
+"""Endpoints of one slice; an API server takes 1,000 (pkg/apis/discovery/validation)."""
+MOST_PORTS: Final = 20_000
+"""Ports of one slice, as an API server takes them."""
+
+_Item = TypeVar("_Item")
 _FAMILIES = {"IPv4": Family.IPV4, "IPv6": Family.IPV6}
 _READY = wire.Conditions()
 _TRIGGER_TIME_FIELD = f"metadata.annotations.{wire.TRIGGER_TIME_ANNOTATION}"
@@ -42,8 +50,8 @@ def decode_slice(manifest: wire.EndpointSlice, name: ObjectName, notes: Notes) -
         name=name,
         service=ObjectName(name.namespace, intern(service)) if service else None,
         family=family,
-        ports=_ports(manifest.ports or (), "ports[{}]", notes),
-        endpoints=_endpoints(manifest.endpoints or (), family, notes) if family else (),
+        ports=_ports(_bounded(manifest.ports, MOST_PORTS, "ports", notes), "ports[{}]", notes),
+        endpoints=_endpoints(_bounded(manifest.endpoints, MOST_ENDPOINTS, "endpoints", notes), family, notes) if family else (),
         skipped=skipped,
         trigger_time=_trigger_time(manifest, notes),
     )
@@ -61,10 +69,10 @@ def decode_endpoints(manifest: wire.Endpoints, name: ObjectName, notes: Notes) -
     slices = []
     for index, subset in enumerate(manifest.subsets or ()):
         path = f"subsets[{index}]"
-        ports = _ports(subset.ports or (), path + ".ports[{}]", notes)
+        ports = _ports(_bounded(subset.ports, MOST_PORTS, path + ".ports", notes), path + ".ports[{}]", notes)
         listed = [
-            *_subset_endpoints(subset.addresses or (), True, path + ".addresses[{}].ip", notes),
-            *_subset_endpoints(subset.not_ready_addresses or (), False, path + ".notReadyAddresses[{}].ip", notes),
+            *_subset_endpoints(subset.addresses, True, path + ".addresses", notes),
+            *_subset_endpoints(subset.not_ready_addresses, False, path + ".notReadyAddresses", notes),
         ]
         for family in Family:
             members = tuple(endpoint for endpoint in listed if family_of(endpoint.address) == family)
@@ -86,6 +94,14 @@ def _trigger_time(manifest: wire.Manifest, notes: Notes) -> str | None:
     return read_instant(manifest.metadata.annotations.trigger_time, _TRIGGER_TIME_FIELD, notes)
 
 
+def _bounded(listed: list[_Item] | None, most: int, field: str, notes: Notes) -> list[_Item]:
+    """Return the members of a list, none of one so long that nobody meant it."""
+    if listed is not None and len(listed) > most:
+        notes.reject(field, f"{len(listed):,} members; at most {most:,} are taken, split the object")
+        return []
+    return listed or []
+
+
 def _ports(ports: Iterable[wire.EndpointPort], path: str, notes: Notes) -> tuple[SlicePort, ...]:
     """
     Return the ports that can be joined with a service port (J3).
@@ -101,6 +117,9 @@ def _ports(ports: Iterable[wire.EndpointPort], path: str, notes: Notes) -> tuple
         if port.name is None or not port.port:
             missing = "name" if port.name is None else "port"
             notes.warn(f"{place}.{missing}", f"the port has no {missing if missing == 'name' else 'number'}; ignored")
+            continue
+        if port.name is not UNSET and not is_port_name(port.name):
+            notes.drop(place + ".name", f"{quote(port.name)} is not a name of a port; ignored")
             continue
         decoded.append(SlicePort("" if port.name is UNSET else intern(port.name), protocol, number))
     return tuple(decoded)
@@ -154,11 +173,11 @@ def _names(hints: list[wire.Named] | None) -> tuple[str, ...]:
     return tuple(intern(hint.name) for hint in hints or () if hint.name)
 
 
-def _subset_endpoints(addresses: Iterable[wire.EndpointAddress], ready: bool, path: str, notes: Notes) -> list[Endpoint]:
+def _subset_endpoints(addresses: list[wire.EndpointAddress] | None, ready: bool, path: str, notes: Notes) -> list[Endpoint]:
     """Return the endpoints of one list of a subset."""
     decoded = []
-    for index, listed in enumerate(addresses):
-        address = read_address(listed.ip or "", path.format(index), notes)
+    for index, listed in enumerate(_bounded(addresses, MOST_ENDPOINTS, path, notes)):
+        address = read_address(listed.ip or "", f"{path}[{index}].ip", notes)
         if address is not None:
             node = intern(listed.node_name) if listed.node_name else None
             decoded.append(Endpoint(address, ready=ready, serving=ready, node_name=node))

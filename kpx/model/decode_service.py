@@ -16,9 +16,10 @@ from kpx.model import wire
 from kpx.model.addresses import Address, Family, Prefix, family_of, parse_address
 from kpx.model.decode_health_check import read_health_check
 from kpx.model.decode_scheduler import read_scheduler, read_scheduler_flags
-from kpx.model.names import ObjectName, Protocol
+from kpx.model.names import ObjectName, Protocol, is_port_name
 from kpx.model.notes import Notes, read_choice, read_port, read_prefixes, read_protocol, read_time
 from kpx.model.service import DEFAULT_AFFINITY_TIMEOUT_S, LEFT_TO_OTHERS, Service, ServicePort
+from kpx.model.type_errors import quote
 
 _TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 _POLICIES = ("Cluster", "Local")
@@ -138,6 +139,8 @@ def _ports(ports: Iterable[wire.ServicePort], notes: Notes) -> tuple[ServicePort
         number = read_port(port.port, path + ".port", notes)
         node_port = read_port(port.node_port, path + ".nodePort", notes, zero=True)
         name = intern(port.name or "")
+        if not is_port_name(name):
+            notes.reject(path + ".name", f"{quote(name)} is not a name of a port; use letters, digits and '-', at most 63")
         if name in names:
             notes.reject(path + ".name", f"{name!r} is the name of an earlier port; ports need different names")
         names.add(name)

@@ -76,6 +76,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
         local_detector: see `LocalDetector`.
         masquerade_all: masquerade all ClusterIP traffic (6.4).
         external_ip_ranges: external IPs outside of them are not answered; None leaves no range out, () every address (V2).
+        own_addresses, api_server_addresses: of this node and of the API server, as far as no external IP may be one of them;
+            empty where the operator lets Services have them (decision 0021).
         answer_ping: pings to addresses of Services are answered by this host (R5).
         drop_invalid: packets of flows of Services that connection tracking finds invalid are dropped (section 17).
         scheduler: the IPVS scheduler of Services that name none.
@@ -94,6 +96,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
     local_detector: LocalDetector = LocalDetector()
     masquerade_all: bool = False
     external_ip_ranges: tuple[Prefix, ...] | None = None
+    own_addresses: frozenset[Address] = frozenset()
+    api_server_addresses: frozenset[Address] = frozenset()
     answer_ping: bool = False
     drop_invalid: bool = False
     scheduler: str = "rr"

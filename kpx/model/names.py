@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from typing import NamedTuple
 
 
@@ -15,6 +16,14 @@ class Protocol(enum.IntEnum):
 
     def __str__(self) -> str:
         return self.name
+
+
+_PORT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+
+
+def is_port_name(text: str) -> bool:
+    """Tell whether a port may be called so; the API takes less (pkg/apis/core/validation, ValidateServicePortName)."""
+    return not text or _PORT_NAME.fullmatch(text) is not None
 
 
 class ObjectName(NamedTuple):

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
+from typing import Final
 
 from kpx.model.addresses import Address, Prefix, parse_address, parse_prefix
 from kpx.model.findings import Severity
 from kpx.model.names import Protocol
 from kpx.model.type_errors import quote
+
+MOST_NOTES: Final = 100
+"""Remarks about one object that are kept: nobody reads more before correcting those."""
 
 _PROTOCOLS = {None: Protocol.TCP, "": Protocol.TCP, "TCP": Protocol.TCP, "UDP": Protocol.UDP, "SCTP": Protocol.SCTP}
 
@@ -34,16 +38,22 @@ class Notes:
 
     def reject(self, field: str, message: str) -> None:
         """Note a mistake that makes the object unusable; its last good version stays in force."""
-        self.rejected = True
-        self.entries.append((field, message, Severity.ERROR))
+        if not self.rejected:
+            self.rejected = True
+            del self.entries[MOST_NOTES - 1 :]  # why it is not used is said in any case
+        self._add(field, message, Severity.ERROR)
 
     def drop(self, field: str, message: str) -> None:
         """Note a mistake that puts the field out of force and leaves the rest of the object alone."""
-        self.entries.append((field, message, Severity.ERROR))
+        self._add(field, message, Severity.ERROR)
 
     def warn(self, field: str, message: str) -> None:
         """Note what is odd, but does no harm."""
-        self.entries.append((field, message, Severity.WARNING))
+        self._add(field, message, Severity.WARNING)
+
+    def _add(self, field: str, message: str, severity: Severity) -> None:
+        if len(self.entries) < MOST_NOTES:
+            self.entries.append((field, message, severity))
 
 
 def read_protocol(text: str | None, field: str, notes: Notes) -> Protocol:

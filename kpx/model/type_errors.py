@@ -35,6 +35,12 @@ def quote(value: object) -> str:
     return repr(value) if isinstance(value, (str, int, float)) else describe(value)
 
 
+def one_line(text: str, longest: int = 300) -> str:
+    """Return a text that may hold somebody's words as one line people can read, so that nobody writes lines of the log."""
+    text = text if len(text) <= longest else text[:longest] + "..."
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _words(union: str) -> str:
     """Return msgspec's type names as words; that null is allowed too helps nobody."""
     return " or ".join(_WORDS.get(name, name) for name in union.split(" | ") if name != "null") or "nothing"

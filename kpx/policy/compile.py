@@ -34,6 +34,7 @@ from kpx.policy.desired import (
 )
 from kpx.policy.eligibility import Eligible, choose, join
 from kpx.policy.exposure import Exposed, expose, places, where
+from kpx.policy.extent import MOST_PAIRS, pairs_asked_for, too_much
 from kpx.policy.scheduling import resolve_scheduler
 
 
@@ -59,6 +60,8 @@ def compile_service(
     usable = [one for one in slices if not one.skipped]
     findings = turned_away(service, facts)
     service = admitted(service, facts)
+    if (asked := pairs_asked_for(service, usable)) > MOST_PAIRS:
+        return ServiceProgram(service.name, findings=(*findings, too_much(service.name, asked)))
     checked = _checked(service, health)
     ports: list[PortProgram] = []
     cluster_ips: list[Address] = []

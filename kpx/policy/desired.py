@@ -2,8 +2,8 @@
 The answer of policy: frontends, and for each kind of source the pool its packets go to.
 
 A frontend is what a client addresses. What happens to a packet depends on where it came from (the matrix of contract
-section 6), so a frontend carries one `Verdict` per `Source`. Today's policies give pods, the host and outsiders the same
-pool; with externalTrafficPolicy Local they differ, and nothing here has to change for that.
+section 6), so a frontend carries one `Verdict` per `Source`. Most often the three have the same pool; with
+externalTrafficPolicy Local, pods and the host have that of the cluster and outsiders that of the node.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from kpx.model.names import ObjectName
 from kpx.model.node import ServiceCIDR
 from kpx.model.service import Service
 from kpx.policy import outcomes, wording
-from kpx.policy.admission import admitted
+from kpx.policy.admission import admitted, why_not
 from kpx.policy.claims import NODE_PORT_ADDRESS, Claim, Claims, claims_of, families_of
 from kpx.policy.desired import Action, Frontend, FrontendKind, FrontendProgram, PortProgram, ServiceProgram, Source
 from kpx.policy.eligibility import LOCAL, in_local_pool
@@ -272,4 +272,5 @@ def _why_not_caught(scene: Scene, service: Service) -> str:
     owner = scene.claims.owner(Claim(destination, protocol, number))
     if owner not in (None, service.name):
         return wording.rival(service.name, owner)
-    return f"Service {service.name} names {text}, but external IPs outside of --external-ip-ranges are not answered."
+    why = wording.refused_external_ip(why_not(destination, scene.facts), scene.facts)
+    return f"Service {service.name} names {text}, but {why}."

@@ -9,6 +9,7 @@ from kpx.model.addresses import Address, Family, Prefix, family_of, format_addre
 from kpx.model.facts import NodeFacts
 from kpx.model.names import ObjectName
 from kpx.model.service import Service
+from kpx.policy.admission import Refused
 from kpx.policy.desired import (
     Action,
     Considered,
@@ -48,6 +49,17 @@ def caught(packet: Packet, port: PortProgram, frontend: FrontendProgram) -> str:
 def rival(loser: ObjectName, owner: ObjectName | None) -> str:
     """Say who asked in vain."""
     return f"Service {loser} asks for it too; it belongs to {owner}, which is older."
+
+
+def refused_external_ip(why: Refused | None, facts: NodeFacts) -> str:
+    """Say why an external IP is not answered here."""
+    if why is Refused.LOOPBACK:
+        return "no loopback address is answered"
+    if why is Refused.OWN:
+        return f"addresses of node {facts.name} are not answered as external IPs; --external-ip-ranges lacks the word node"
+    if why is Refused.API_SERVER:
+        return "addresses of the API server are not answered as external IPs; --external-ip-ranges lacks the word api-server"
+    return "external IPs outside of --external-ip-ranges are not answered"
 
 
 def source(address: Address | None, kind: Source | None, facts: NodeFacts) -> str:

@@ -12,15 +12,18 @@ only when a plan is drawn must all owners of a row agree on its value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from operator import attrgetter
 
 from kpx.reconcile.diff import differing
 from kpx.reconcile.order import Skip, order
-from kpx.reconcile.plan import Outcome, Plan, Verb
+from kpx.reconcile.plan import Operation, Outcome, Plan, Verb
 from kpx.reconcile.rows import ABSENT, Key, Rows, Table, Value
 
 _REMOVE = Verb.REMOVE
 _NO_ROWS: Mapping[Key, Value] = {}
+_table_of = attrgetter("table")
 
 
 class DeltaTable:
@@ -62,8 +65,7 @@ class DeltaTable:
         It is cheaper after the desired rows have been told than before, but the result is the same.
         """
         for table in dict.fromkeys([*self._regions, *actual]):
-            region = self._region(table)
-            region.diverged = differing(actual.get(table, _NO_ROWS), region.desired)
+            self._region(table).observe(actual.get(table, _NO_ROWS))
 
     def plan(self, skip: Skip | None = None) -> Plan:
         """
@@ -78,7 +80,7 @@ class DeltaTable:
         """
         for table, region in self._regions.items():
             region.check(table)
-        diverged = {table: region.diverged for table, region in self._regions.items() if region.diverged}
+        diverged = {table: rows for table, region in self._regions.items() if (rows := region.diverged)}
         return order(diverged, {table: self._regions[table].desired for table in diverged}, skip)
 
     def confirm(self, plan: Plan, outcome: Outcome) -> None:
@@ -88,13 +90,11 @@ class DeltaTable:
         What is desired may have changed since the plan was drawn.
         """
         failed = {(failure.operation.table, failure.operation.key) for failure in outcome.failures}
-        for operation in plan.operations:
-            table, key = operation.table, operation.key
-            if failed and (table, key) in failed:
-                continue
-            region = self._region(table)
-            # None may also be the value of a row that was added, so the absence of a row is read from the verb.
-            region.learn(key, ABSENT if operation.verb is _REMOVE else operation.new)
+        carried_out: Iterable[Operation] = plan.operations
+        if failed:
+            carried_out = [o for o in plan.operations if (o.table, o.key) not in failed]
+        for table, operations in groupby(carried_out, _table_of):
+            self._region(table).learn(operations)
 
     def diverges(self, table: Table, key: Key) -> bool:
         """Tell whether a row is not as desired."""
@@ -132,24 +132,35 @@ class _Region:
 
     Attributes:
         desired: every row somebody wants; of a disputed row one of the wanted values.
-        diverged: for keys where the kernel differs, its value or `ABSENT`.
         owners: for keys with more than one owner, how many.
         disputes: for keys whose owners disagree, how many want each value. Empty outside of rounds.
     """
 
-    __slots__ = ("desired", "disputes", "diverged", "owners")
+    __slots__ = ("_diverged", "desired", "disputes", "owners")
 
     def __init__(self) -> None:
         self.desired: dict[Key, Value] = {}
-        self.diverged: dict[Key, Value] = {}
+        # None as long as the kernel is known to have no row at all: then it follows from `desired`.
+        self._diverged: dict[Key, Value] | None = None
         self.owners: dict[Key, int] = {}
         self.disputes: dict[Key, dict[Value, int]] = {}
 
+    @property
+    def diverged(self) -> dict[Key, Value]:
+        """For keys where the kernel differs, its value or `ABSENT`."""
+        if self._diverged is None:
+            self._diverged = dict.fromkeys(self.desired, ABSENT)
+        return self._diverged
+
+    def observe(self, actual: Mapping[Key, Value]) -> None:
+        self._diverged = differing(actual, self.desired) if actual else None
+
     def add(self, new: Mapping[Key, Value]) -> None:
-        if self.desired.keys().isdisjoint(new) and self.diverged.keys().isdisjoint(new):
+        if self.desired.keys().isdisjoint(new) and (self._diverged is None or self._diverged.keys().isdisjoint(new)):
             # All rows are new, as at start: let the dictionaries copy them without a loop in Python.
             self.desired.update(new)
-            self.diverged.update(dict.fromkeys(new, ABSENT))
+            if self._diverged is not None:
+                self._diverged.update(dict.fromkeys(new, ABSENT))
             return
         for key, value in new.items():
             self.claim(key, value)
@@ -203,23 +214,30 @@ class _Region:
 
     def assign(self, key: Key, value: Value) -> None:
         """Desire a value, or `ABSENT`; what is actual stays what it is."""
-        held = self.desired.get(key, ABSENT)
-        actual = self.diverged.get(key, held)
+        diverged = self._diverged
+        if diverged is not None:
+            actual = diverged.get(key, self.desired.get(key, ABSENT))
+            if actual == value:
+                diverged.pop(key, None)
+            else:
+                diverged[key] = actual
         if value is ABSENT:
             del self.desired[key]
         else:
             self.desired[key] = value
-        if actual == value:
-            self.diverged.pop(key, None)
-        else:
-            self.diverged[key] = actual
 
-    def learn(self, key: Key, value: Value) -> None:
-        """Know the actual value, or `ABSENT`; what is desired stays what it is."""
-        if self.desired.get(key, ABSENT) == value:
-            self.diverged.pop(key, None)
-        else:
-            self.diverged[key] = value
+    def learn(self, operations: Iterable[Operation]) -> None:
+        """Know that operations of this table were carried out; what is desired stays what it is."""
+        desired, diverged = self.desired, self.diverged
+        for verb, _, key, _, new in operations:
+            # None may also be the value of a row that was added, so the absence of a row is read from the verb.
+            value = ABSENT if verb is _REMOVE else new
+            if desired.get(key, ABSENT) == value:
+                diverged.pop(key, None)
+            else:
+                diverged[key] = value
+        if not diverged:
+            self._diverged = {}  # a dictionary keeps the room of what it held
 
     def actual(self) -> Iterator[tuple[Key, Value]]:
         for key, value in self.desired.items():

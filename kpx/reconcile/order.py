@@ -10,11 +10,15 @@ same order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import repeat
 
 from kpx.reconcile.plan import Operation, Plan, Verb
 from kpx.reconcile.rows import ABSENT, Key, Table, Value
 
 _ADD, _CHANGE, _REMOVE = Verb  # as names of this module: looked up once a row
+_operation = partial(tuple.__new__, Operation)
+"""Makes an operation of its five fields, in a third of the time: a first sync makes millions."""
 
 Skip = Callable[[Table, Key], bool]
 """Tells whether a row is left out of a plan."""
@@ -39,9 +43,14 @@ def order(
     for table in sorted((t for t in actual if actual[t]), key=lambda t: (t.rank, t.family, t.name)):
         rows, wanted = actual[table], desired.get(table, {})
         gone: list[Operation] = []
-        for key in _in_order(rows):
-            if skip is not None and skip(table, key):
-                continue
+        keys = _in_order(rows)
+        if skip is not None:
+            keys = [key for key in keys if not skip(table, key)]
+        elif list(rows.values()).count(ABSENT) == len(rows):
+            # Nothing of the table is there, as at a first sync: no loop in Python.
+            written += map(_operation, zip(repeat(_ADD), repeat(table), keys, repeat(None), map(wanted.__getitem__, keys)))
+            continue
+        for key in keys:
             old, new = rows[key], wanted.get(key, ABSENT)
             if old is ABSENT:
                 written.append(Operation(_ADD, table, key, None, new))

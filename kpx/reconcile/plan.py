@@ -64,10 +64,12 @@ class Outcome(NamedTuple):
     What became of a plan.
 
     Args:
-        failures: operations that did not take effect; every other operation of the plan did.
+        failures: operations that did not take effect, but see `doubtful`; every other operation of the plan did.
         datagrams, written_bytes: what was sent, for the log line and for counting writes.
+        doubtful: an answer is missing, so that some of the failures may have taken effect; only the kernel knows which.
     """
 
     failures: tuple[Failure, ...] = ()
     datagrams: int = 0
     written_bytes: int = 0
+    doubtful: bool = False

@@ -19,6 +19,7 @@ from kpx.model.addresses import Family, Prefix, family_of, parse_address, parse_
 from kpx.model.decode_scheduler import is_scheduler_name
 from kpx.model.facts import DetectLocal
 from kpx.model.service import PROXY_NAME_LABEL
+from kpx.settings.external_ips import ALL, external_ips
 from kpx.settings.setting import Setting, SettingValue, value_of, wrong
 
 __all__ = ["SETTINGS", "Config", "Setting", "make_config", "parse_listen_address"]
@@ -33,10 +34,6 @@ DETECT_LOCAL_NAMES: Final = {
 
 ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104
 """Means: not stated. Health checks come from other machines, so every address answers them, as with kube-proxy."""
-
-ALL: Final = "all"
-NONE: Final = "none"
-"""Instead of ranges: every address, no address."""
 
 _LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 """What the API takes as the value of a label (k8s.io/apimachinery, IsValidLabelValue)."""
@@ -89,7 +86,7 @@ SETTINGS: Final = (
     Setting("nodeport-addresses", "nodeport_addresses", "list", ("primary",), "ranges",
             "Addresses that answer on node ports: ranges, or the word primary for the address of the node"),
     Setting("external-ip-ranges", "external_ip_ranges", "list", (ALL,), "ranges",
-            "Which external IPs that Services ask for are answered: those in these ranges, or the word all or none"),
+            "External IPs to answer: ranges, all or none; beside, node, api-server for addresses of this node, the API server"),
     Setting("answer-ping", "answer_ping", "flag", False, "",
             "Answer pings to addresses of Services from this node, whether or not there are endpoints"),
     Setting("drop-invalid", "drop_invalid", "flag", True, "",
@@ -158,7 +155,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         service_proxy_name: value of a label; "" serves Services without the label (S1).
         detect_local_mode: a key of `DETECT_LOCAL_NAMES`.
         nodeport_addresses: range texts, or ("primary",).
-        external_ip_ranges: range texts, ("all",) or ("none",).
+        external_ip_ranges: as `kpx.settings.external_ips` reads them.
         ipvs_tcp_timeout_s, ipvs_tcpfin_timeout_s, ipvs_udp_timeout_s: seconds; 0 leaves what the kernel has.
         drain_timeout_s, drain_grace_s: seconds.
         mark_bits: exactly two bits of 32.
@@ -339,12 +336,7 @@ def _check_addresses(config: Config) -> None:
         if family in families:
             raise wrong("--cluster-cidr", f"{text!r} is a second {family} range; give at most one of each family")
         families.add(family)
-    for word in (ALL, NONE):
-        if word in config.external_ip_ranges and len(config.external_ip_ranges) > 1:
-            raise wrong("--external-ip-ranges", f"{word} stands alone; give either that or ranges")
-    for text in config.external_ip_ranges:
-        if text not in (ALL, NONE):
-            _range("--external-ip-ranges", text)
+    external_ips(config.external_ip_ranges)
     if "primary" in config.nodeport_addresses:
         if len(config.nodeport_addresses) > 1:
             raise wrong("--nodeport-addresses", "primary stands alone; give either that or ranges")

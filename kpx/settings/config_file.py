@@ -19,8 +19,8 @@ from kpx.settings.config import SETTINGS
 from kpx.settings.kube_proxy_config import Outcome
 from kpx.settings.setting import FieldError
 from kpx.sources.directory import read_bytes
-from kpx.sources.documents import UnreadableText, yaml_documents
 from kpx.sources.yaml_lines import line_of
+from kpx.sources.yaml_text import UnreadableText, yaml_documents
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from kpx.model.type_errors import describe
-from kpx.settings.config import NONE
+from kpx.settings.external_ips import NONE
 from kpx.settings.field_values import checked, is_nothing
 from kpx.settings.kube_proxy_fields import BY_PATH, FIELDS, SECTIONS, Field
 from kpx.settings.setting import FieldError

@@ -21,6 +21,7 @@ NODE_NAME: Final = "$(NODE_NAME)"
 _ALWAYS: Final = (
     "options and variables KPX_ beat the file; with kube-proxy a file beats all flags but --hostname-override and logging",
     "a change of the file is taken over without a restart where that can be; kube-proxy ends for any change",
+    "addresses of nodes and of the API server are no external IPs, unless --external-ip-ranges has the words node, api-server",
     "nothing is removed when kpx stops; kpx cleanup removes what is kpx's, kpx cleanup --kube-proxy what kube-proxy left",
 )
 _BY_MODE: Final = {

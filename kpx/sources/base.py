@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from kpx.cluster.events import Event
+from kpx.model.addresses import Address
 from kpx.model.findings import Finding
 
 
@@ -18,12 +19,14 @@ class News(NamedTuple):
         findings: all findings in force now, not only new ones; the agent logs what appeared and what went away.
         read_at: monotonic seconds when the input of these events had been read, for the change-to-kernel latency.
         anew: the events are everything there is, and nothing that was said before counts.
+        servers: where the source reaches an API server; nothing when there is none, or none was found yet.
     """
 
     events: tuple[Event, ...] = ()
     findings: tuple[Finding, ...] = ()
     read_at: float = 0.0
     anew: bool = False
+    servers: frozenset[Address] = frozenset()
 
 
 class Source(Protocol):

@@ -7,16 +7,23 @@ its last good content in force, like one that cannot be parsed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Iterable
+from typing import Final
 
 from kpx.cluster.events import Event
 from kpx.errors import SourceError
 from kpx.model.findings import Finding
 from kpx.sources.documents import read_content
 from kpx.sources.ledger import Ledger, Shelf, shelve
+
+LONGEST_FILE: Final = 256 << 20
+"""Bytes of a file that are read; a hundred thousand Services of ten endpoints are half of it."""
+
+_PIECE: Final = 1 << 20
 
 _ENDINGS = (".yaml", ".yml", ".json")
 _REMEDIES = {
@@ -130,16 +137,27 @@ def read_bytes(path: str) -> bytes:
     Return a file's bytes.
 
     Raises:
-        OSError: it cannot be read or is no regular file; a FIFO is not waited for.
+        OSError: it cannot be read, is too long or is no regular file; a FIFO is not waited for.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb", buffering=0) as file:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
+        state = os.fstat(descriptor)
+        if stat.S_ISDIR(state.st_mode):
             raise IsADirectoryError(path)
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(state.st_mode):
             raise OSError(0, "it is not a regular file")
-        return file.readall()
+        if state.st_size > LONGEST_FILE:
+            raise _too_long()
+        data = file.read(state.st_size + 1)
+        while more := file.read(_PIECE):  # it grows
+            data += more
+            if len(data) > LONGEST_FILE:
+                raise _too_long()
+        return data
+
+
+def _too_long() -> OSError:
+    return OSError(errno.EFBIG, f"it is longer than {LONGEST_FILE >> 20} MiB; split it")
 
 
 def directory_error(directory: str, error: OSError) -> SourceError:

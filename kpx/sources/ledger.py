@@ -72,16 +72,21 @@ class Ledger:
         All changes count as one: an object that moves from one file to another unchanged is no event. The cost
         depends on the changed files only.
         """
+        news: list[Event] = []
+        others = changes
+        if not self._shelves:
+            others = {path: shelf for path, shelf in changes.items() if not self._is_all_new(path, shelf, news)}
         affected = {
             (held.kind, held.name): None
-            for path, shelf in changes.items()
+            for path, shelf in others.items()
             for held in (*self.shelf(path).objects, *(shelf.objects if shelf else ()))
         }
         before = self._values(affected)
-        for path, shelf in changes.items():
+        for path, shelf in others.items():
             self._replace(path, shelf)
         after = self._values(affected)
-        return [event for key in affected for event in _difference(before.get(key, ()), after.get(key, ()))]
+        news += [event for key in affected for event in _difference(before.get(key, ()), after.get(key, ()))]
+        return news
 
     def findings(self) -> Iterator[Finding]:
         """Yield everything that is wrong: per file, in order of path, then the repeated objects."""
@@ -92,6 +97,20 @@ class Ledger:
             winner, *losers = self._holders[key]
             for loser in losers:
                 yield _repeated(indexes[loser][key], loser, f"{winner}:{indexes[winner][key].line}", "sorts first")
+
+    def _is_all_new(self, path: str, shelf: Shelf | None, news: list[Event]) -> bool:
+        """Take in a file of objects nobody spoke of so far, as nearly all are at start, without comparing; else return False."""
+        if shelf is None:
+            return False
+        keys = [(held.kind, held.name) for held in shelf.objects]
+        if not self._holders.keys().isdisjoint(keys):
+            return False
+        self._holders.update(dict.fromkeys(keys, (path,)))
+        self._shelves[path] = shelf
+        if shelf.findings:
+            self._faulty.add(path)
+        news += [Upsert(value) for held in shelf.objects for value in held.values]
+        return True
 
     def _replace(self, path: str, shelf: Shelf | None) -> None:
         """Put a shelf in the place of a file's former one."""

@@ -24,13 +24,12 @@ def line_of(node: yaml.Node, path: str) -> int:
     return line
 
 
-def line_in_text(text: str, path: str) -> int | None:
-    """Return the line of a field in the text of one document, None when the text cannot be read as YAML."""
+def node_of(text: str) -> yaml.Node | None:
+    """Return the text of one document for `line_of`, None when it cannot be read as YAML."""
     try:
-        node = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (yaml.YAMLError, RecursionError):
         return None
-    return line_of(node, path) if node is not None else None
 
 
 def _step(node: yaml.Node, path: str, line: int) -> tuple[yaml.Node | None, int, int]:

@@ -54,6 +54,7 @@ class Agent:
         mode: the data plane, for `--proxy-mode`.
         source: the options that say where objects come from.
         run_options: options of `kpx run` that other verbs do not take.
+        build: where another build of kpx is, for `kpx run`; None for this checkout.
     """
 
     def __init__(self, node: Host, directory: Path, options: Sequence[str] = (), versions: Sequence[int] = (4,)) -> None:
@@ -65,6 +66,7 @@ class Agent:
         self.mode = dataplane.CHOSEN
         self.source: tuple[str, ...] = ("--manifests", str(self.manifests))
         self.run_options: tuple[str, ...] = ()
+        self.build: Path | None = None
         self._versions = tuple(versions)
         self._numbers = itertools.count(1)
         self._markers: tuple[str, ...] = ()
@@ -134,7 +136,17 @@ class Agent:
 
     def launch(self) -> None:
         """Start the agent and wait until it says that it is ready, as systemd would; touches no manifest."""
-        self._process = start_ready(self.node.namespace, self.command("run", *self.run_options), self.log)
+        self._process = start_ready(self.node.namespace, self._run_command(), self.log, environment(self.build))
+
+    def begin(self) -> None:
+        """Start the agent and do not wait."""
+        with self.node.namespace.entered(), self.log.open("a") as output:
+            self._process = launch.start(self._run_command(), output, environment(self.build))
+
+    def _run_command(self) -> list[str]:
+        command = self.command("run", *self.run_options)
+        # -P keeps the directory this runs in, which has a kpx too, off the path.
+        return command if self.build is None else [command[0], "-P", *command[1:]]
 
     def catch_up(self) -> None:
         """Wait until everything written so far is in force; fails after `CATCH_UP_S` with the agent's log."""
@@ -189,7 +201,9 @@ class Agent:
         hidden.rename(self.manifests / name)
 
 
-def start_ready(namespace: Namespace, command: Sequence[str], log: Path) -> launch.Process:
+def start_ready(
+    namespace: Namespace, command: Sequence[str], log: Path, variables: Mapping[str, str] | None = None
+) -> launch.Process:
     """
     Start an agent in a namespace and wait until it says it is ready, in the way systemd is told (sd_notify(3)).
 
@@ -201,7 +215,7 @@ def start_ready(namespace: Namespace, command: Sequence[str], log: Path) -> laun
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("a") as output:
         ready.bind(str(address))
         ready.settimeout(0.1)
-        told = {**environment(), "NOTIFY_SOCKET": str(address)}
+        told = {**(environment() if variables is None else variables), "NOTIFY_SOCKET": str(address)}
         with namespace.entered():
             process = launch.start(command, output, told)
         deadline = time.monotonic() + CATCH_UP_S
@@ -216,10 +230,10 @@ def start_ready(namespace: Namespace, command: Sequence[str], log: Path) -> laun
             raise AssertionError(f"the agent did not become ready: {log.read_text()}")
 
 
-def environment() -> dict[str, str]:
-    """The environment of programs under test: kpx of this checkout, and no setting of whoever runs the tests."""
+def environment(build: Path | None = None) -> dict[str, str]:
+    """The environment of programs under test: kpx of this checkout or of a build, and no setting of whoever runs the tests."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("KPX_") and key != "NOTIFY_SOCKET"}
-    return {**kept, "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+    return {**kept, "PYTHONPATH": str(build or REPOSITORY), "PYTHONUNBUFFERED": "1"}
 
 
 def file_name(kind: str, metadata: Mapping[str, str]) -> str:

@@ -20,6 +20,7 @@ TRIALS: dict[str, tuple[str, ...]] = {
     "ip_set": ("ipset", "create", "lab", "hash:ip,port"),
     "xt_set": ("sh", "-c", "ipset create lab hash:ip && iptables -A INPUT -m set --match-set lab dst -j ACCEPT"),
     "ip_vs": ("ipvsadm", "-A", "-f", "1", "-s", "rr"),
+    "a machine of the lab's own": ("grep", "-q", "virtme", "/proc/cmdline"),
     "tracked IPVS connections": ("sh", "-c", "ipvsadm -A -f 1 -s rr && echo 1 >/proc/sys/net/ipv4/vs/conntrack"),
 }
 """A feature and a command that only succeeds where it is there; a missing program is a missing feature too."""

@@ -90,6 +90,14 @@ class Namespace:
         namespace._fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         return namespace
 
+    @classmethod
+    def at(cls, path: str) -> Namespace:
+        """The namespace of another process, by its `path`."""
+        namespace = cls.__new__(cls)
+        namespace.title, namespace.persistent_name = path, ""
+        namespace._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return namespace
+
     @property
     def path(self) -> str:
         """Where `ip`, `nsenter` and the like find it while this process lives."""

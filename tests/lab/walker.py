@@ -88,6 +88,7 @@ def paper_node(config: Mapping[str, Any], objects: Iterable[Object], vips: Itera
         node_port_ranges=tuple(map(parse_prefix, config["nodePortAddresses"] or ("0.0.0.0/0", "::/0"))),
         families=tuple(Family(int(text[-1])) for text in config["ipFamilies"]),
         masquerade_all=config["masqueradeAll"],
+        own_external_ips=True,
         per_address=True,
     )
     mine = next((each for each in present if isinstance(each, Node) and each.name.name == config["nodeName"]), None)

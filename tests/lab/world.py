@@ -27,6 +27,8 @@ from tests.lab.traffic import Responder
 
 NODE = "node"
 ELSEWHERE = "elsewhere"
+ANY_EXTERNAL_IP = ("--external-ip-ranges", "all,node,api-server")
+"""What kube-proxy does, whose cases ours are: any address may be an external IP."""
 
 
 class NodeConfig(NamedTuple):
@@ -53,7 +55,7 @@ class NodeConfig(NamedTuple):
 
     @classmethod
     def from_case(cls, config: Mapping[str, Any]) -> NodeConfig:
-        """Read `config` of a case."""
+        """Read `config` of a case; the cases are from kube-proxy, where any address may be an external IP."""
         return cls(
             name=config["nodeName"],
             local_addresses=tuple(config["localAddresses"]),
@@ -61,6 +63,7 @@ class NodeConfig(NamedTuple):
             node_port_addresses=tuple(config["nodePortAddresses"]),
             masquerade_all=config["masqueradeAll"],
             versions=tuple(int(family[-1]) for family in config["ipFamilies"]),
+            options=ANY_EXTERNAL_IP,
         )
 
     def command_options(self) -> Iterator[str]:

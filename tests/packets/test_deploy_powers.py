@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,7 @@ import pytest
 import yaml
 
 from tests.lab.dataplane import NEEDS
-from tests.lab.netns import Namespace
+from tests.lab.netns import PATIENCE, Namespace
 
 pytestmark = pytest.mark.packets
 
@@ -54,6 +60,10 @@ def given(path: str, *way: str | int) -> set[str]:
     return set(content)
 
 
+NEEDS_NET_ADMIN = (
+    "kpx: error: writing the kernel's tables needs CAP_NET_ADMIN in this network namespace; "
+    "run kpx as root, for example with sudo"
+)
 BASE = given("base/daemonset.yaml", "containers", 0)
 NFTABLES = given("overlays/nftables/less.yaml", "containers", 0)
 CLEANUP = given("overlays/cleanup/daemonset.yaml", "initContainers", 0)
@@ -73,6 +83,83 @@ def kpx(host: Namespace, capabilities: set[str], *arguments: str) -> subprocess.
     return host.run("unshare", "--mount", "--propagation", "private", "sh", "-c", hide, "sh", *command, check=False)
 
 
+def unit(setting: str) -> set[str]:
+    """Return the capabilities a setting of the systemd unit names."""
+    (value,) = re.findall(rf"^{setting}=(.*)$", (ROOT / "systemd" / "kpx.service").read_text(), re.MULTILINE)
+    return {name.removeprefix("CAP_") for name in value.split()}
+
+
+NUMBERS = {"NET_ADMIN": 12, "NET_RAW": 13}
+"""include/uapi/linux/capability.h."""
+
+
+def as_the_unit(capabilities: set[str], *arguments: str) -> list[str]:
+    """Return the command that runs kpx as systemd does by the unit: with these capabilities and no way to others."""
+    added = "".join(f",+{name.lower()}" for name in sorted(capabilities))
+    bounds = (f"--bounding-set=-all{added}", f"--inh-caps=-all{added}", f"--ambient-caps=-all{added}", "--no-new-privs")
+    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *bounds, sys.executable, "-m", "kpx", *arguments]
+
+
+@pytest.fixture
+def for_everybody(manifests: str) -> Iterator[str]:
+    """The manifests where nobody may read them, the user of that name included."""
+    for parent in (ROOT, *ROOT.parents, Path(sys.executable).resolve()):
+        if not parent.stat().st_mode & stat.S_IXOTH:
+            pytest.skip(f"{parent} is closed to other users, so none of them can run kpx from here")
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        copied = Path(shutil.copy(Path(manifests) / "shop.yaml", directory))
+        copied.chmod(0o644)
+        yield directory
+
+
+@pytest.mark.needs(*NEEDS["nftables"])
+@pytest.mark.parametrize("powers", [unit("AmbientCapabilities"), NFTABLES], ids=["as installed", "without NET_RAW"])
+def test_the_agent_runs_with_what_the_unit_gives(host: Namespace, for_everybody: str, powers: set[str]) -> None:
+    """From the start through a change to the end, as a user that owns nothing; its powers are these and it can have no others."""
+    assert unit("CapabilityBoundingSet") == unit("AmbientCapabilities")
+    settings = ("--manifests", for_everybody, "--proxy-mode", "nftables", "--cluster-cidr", "10.244.0.0/16")
+    agent = host.start(as_the_unit(powers, "run", *settings, "--healthz-bind-address", "", "--metrics-bind-address", ""))
+    try:
+        assert eventually(lambda: "10.96.0.10" in frontends(host), agent)
+        status = dict(line.split(":\t") for line in Path(f"/proc/{agent.pid}/status").read_text().splitlines() if ":\t" in line)
+        wanted = f"{sum(1 << NUMBERS[name] for name in powers):016x}"
+        assert {status[kind] for kind in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")} == {wanted}
+        assert (status["NoNewPrivs"], status["Uid"].split()[1]) == ("1", "65534")
+
+        moved = Path(for_everybody) / ".shop.yaml"
+        moved.write_text(MANIFESTS.replace("10.96.0.10", "10.96.0.11"))
+        moved.chmod(0o644)
+        moved.rename(Path(for_everybody) / "shop.yaml")
+        assert eventually(lambda: "10.96.0.11" in frontends(host), agent)
+    finally:
+        agent.terminate()
+        assert agent.wait(30) == 0
+
+
+@pytest.mark.needs(*NEEDS["nftables"])
+def test_without_net_admin_the_unit_says_so(host: Namespace, for_everybody: str) -> None:
+    settings = ("--manifests", for_everybody, "--proxy-mode", "nftables", "--cluster-cidr", "10.244.0.0/16")
+    done = host.run(*as_the_unit(unit("AmbientCapabilities") - {"NET_ADMIN"}, "run", *settings), check=False)
+
+    assert done.returncode == 4, done.stderr
+    assert "CAP_NET_ADMIN" in done.stderr.splitlines()[-1]
+
+
+def frontends(host: Namespace) -> str:
+    return host.run(sys.executable, "-m", "kpx", "get", "frontends", "--proxy-mode", "nftables", check=False).stdout
+
+
+def eventually(reached: Callable[[], bool], agent: subprocess.Popen[str]) -> bool:
+    """Tell whether it comes to be while the agent runs."""
+    give_up_at = time.monotonic() + 30 * PATIENCE
+    while not reached():
+        assert agent.poll() is None
+        if time.monotonic() > give_up_at:
+            return False
+    return True
+
+
 @pytest.mark.needs(*NEEDS["nftables"])
 def test_nftables_needs_no_more_than_its_overlay_gives(host: Namespace, manifests: str) -> None:
     settings = ("--manifests", manifests, "--proxy-mode", "nftables", "--cluster-cidr", "10.244.0.0/16")
@@ -81,7 +168,8 @@ def test_nftables_needs_no_more_than_its_overlay_gives(host: Namespace, manifest
     assert "10.96.0.10" in kpx(host, NFTABLES, "get", "frontends").stdout
     assert kpx(host, NFTABLES, "cleanup").returncode == 0
 
-    assert kpx(host, set(), "sync", *settings).returncode == 4
+    refused = kpx(host, set(), "sync", *settings)
+    assert (refused.returncode, refused.stderr.splitlines()[-1]) == (4, NEEDS_NET_ADMIN)
 
 
 @pytest.mark.needs(*NEEDS["ipvs"])
@@ -96,7 +184,9 @@ def test_ipvs_needs_all_the_base_gives(host: Namespace, manifests: str) -> None:
     assert kpx(host, CLEANUP, "cleanup").returncode == 0
 
     for less in BASE:
-        assert kpx(host, BASE - {less}, "sync", *settings).returncode != 0, less
+        refused = kpx(host, BASE - {less}, "sync", *settings)
+        assert refused.returncode != 0, less
+        assert refused.stderr.splitlines()[-1].startswith("kpx: error: "), refused.stderr
 
 
 @pytest.mark.needs("xt_set")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.lab.flows import Expected, Row
-from tests.lab.world import NodeConfig, World
+from tests.lab.world import ANY_EXTERNAL_IP, NodeConfig, World
 
 NODE, OTHER, POD, CLIENT, NUMBER = "192.0.2.1", "198.51.100.7", "10.244.1.3", "198.18.0.1", 30005
 
@@ -53,7 +53,7 @@ def test_it_is_the_exact_frontend_that_answers_or_refuses(sticky: bool, is_serve
         for place in (OTHER, NODE)
     ]
     rows = [row._replace(expected=row.expected._replace(masquerade={})) if row.kind == "node" else row for row in rows]
-    config = NodeConfig("n1", (NODE, OTHER), cluster_cidrs=("10.244.0.0/16",))
+    config = NodeConfig("n1", (NODE, OTHER), cluster_cidrs=("10.244.0.0/16",), options=ANY_EXTERNAL_IP)
     with World(config, objects, rows, tmp_path) as world:
         world.agent.write(objects, mark=False)
         world.agent.start()

@@ -9,7 +9,7 @@ import pytest
 from tests.lab.holdings import virtual_servers
 from tests.lab.objects import node, port, service, service_cidr, slice_of
 from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, eventually, names, shop, who, write
-from tests.lab.world import ELSEWHERE, World
+from tests.lab.world import ANY_EXTERNAL_IP, ELSEWHERE, World
 
 pytestmark = pytest.mark.dataplane("ipvs")
 
@@ -32,7 +32,8 @@ OBJECTS = [
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A node all of whose addresses answer on node ports, a server of its own on that port included (R4)."""
     beside = [(EXTERNAL[v], NODE_PORT[v]) for v in (4, 6)]
-    with shop(OBJECTS, tmp_path_factory.mktemp("ports"), beside=beside, versions=(4, 6), node_ports=()) as world:
+    directory = tmp_path_factory.mktemp("ports")
+    with shop(OBJECTS, directory, beside=beside, versions=(4, 6), node_ports=(), options=ANY_EXTERNAL_IP) as world:
         for number in NODE_PORT.values():
             world.responder.listen(world.node.namespace, "host", "TCP", "::", number)
         yield begin(world, OBJECTS)

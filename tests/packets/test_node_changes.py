@@ -128,6 +128,23 @@ def test_external_ips_are_those_the_operator_allows(world: World, ranges: str, e
         assert said is not allowed
 
 
+def test_an_external_ip_that_becomes_an_address_of_this_node_is_the_nodes(world: World) -> None:
+    """Decision 0021: meanwhile packets go where the host says, the Service's other address goes on, and a line says why."""
+    begin(world, [*WEB, service("asks", "10.96.0.40", external_ips=[EXTERNAL, INSIDE]), slice_of("asks", FIRST)])
+    assert {ask(world, CLIENT[4], INSIDE).server for _ in range(4)} == names(FIRST)
+
+    world.node.add_address(INSIDE)
+    eventually(lambda: ask(world, CLIENT[4], INSIDE, timeout_s=0.2).server not in names(FIRST), world)
+    assert {ask(world, CLIENT[4], EXTERNAL).server for _ in range(4)} == names(FIRST)
+    said = f"spec.externalIPs[1]: {INSIDE} is an address of node n1 and is not answered"
+    eventually(lambda: said in world.agent.log.read_text(), world)
+    assert "--external-ip-ranges lacks the word node" in world.agent.kpx("explain", f"{INSIDE}:80").stdout
+
+    (interface,) = world.node.namespace.run("ip", "-o", "-4", "address", "show", "to", INSIDE).stdout.split()[1:2]
+    world.node.namespace.ip(f"address delete {INSIDE}/32 dev {interface}")
+    eventually(lambda: ask(world, CLIENT[4], INSIDE, timeout_s=0.2).server in names(FIRST), world)
+
+
 @pytest.mark.dataplane("nftables")
 def test_one_family_that_fails_leaves_the_other_alone(world: World) -> None:
     """P1: somebody has taken the table of IPv6 for himself; IPv4 is served from the start, IPv6 once he lets go."""

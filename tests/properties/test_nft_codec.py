@@ -85,6 +85,39 @@ def test_the_fast_reader_and_the_walking_reader_agree(count, data):
     assert fast == [(e.key, e.data) for e in nft_element.read_elements(raw, one.start, one.end)] == items
 
 
+@given(st.integers(1, 10).flatmap(lambda n: st.lists(st.binary(min_size=4 * n, max_size=4 * n), max_size=40)))
+def test_members_are_packed_together_as_each_is_alone(keys_of_one_length):
+    assert nft_element.members(keys_of_one_length) == [nft_element.element(key) for key in keys_of_one_length]
+
+
+@given(
+    st.tuples(st.integers(1, 10), st.integers(1, 5)).flatmap(
+        lambda n: st.lists(
+            st.tuples(st.binary(min_size=4 * n[0], max_size=4 * n[0]), st.binary(min_size=4 * n[1], max_size=4 * n[1])),
+            max_size=40,
+        )
+    )
+)
+def test_pairs_are_packed_together_as_each_is_alone(items):
+    packed = nft_element.pairs([key for key, _ in items], [value for _, value in items])
+
+    assert packed == [nft_element.element(key, nft_element.value_data(value)) for key, value in items]
+
+
+@given(st.lists(st.integers(0, 3), max_size=30), st.data())
+def test_elements_of_any_length_are_split_without_a_message_that_is_too_long(sizes, data):
+    """Verdicts differ in length; an element alone may be longer than the limit of all."""
+    packed = [bytes(data.draw(st.integers(1, 25_000)) if size == 3 else 100 * size + 4) for size in sizes]
+    parts = list(nft_element.element_messages(2, "kpx", "frontends", packed))
+
+    assert [i for _, first, last in parts for i in range(first, last)] == list(range(len(packed)))
+    totals = [sum(map(len, packed[first:last])) for _, first, last in parts]
+    assert all(total <= nft_element.ELEMENTS_MAX_BYTES for total in totals)
+    # As few as can be: what begins the next message would have been too much for this one.
+    for total, (_, _, last) in zip(totals, parts[:-1], strict=False):
+        assert total + len(packed[last]) > nft_element.ELEMENTS_MAX_BYTES
+
+
 @given(st.integers(1, 3000), st.integers(1, 10))
 def test_no_message_of_elements_is_too_long_for_an_attribute_and_none_is_lost(count, width):
     packed = [nft_element.element(index.to_bytes(4 * width, "big"), nft_element.value_data(b"abcd")) for index in range(count)]

@@ -34,6 +34,7 @@ from kpx.errors import KernelError, SourceError
 from kpx.host.addresses import AddressFeed
 from kpx.host.node import NodeSettings, node_facts
 from kpx.model.addresses import Family
+from kpx.model.endpointslice import Endpoint, EndpointSlice
 from kpx.model.findings import Finding
 from kpx.model.names import ObjectName
 from kpx.model.node import Node
@@ -87,7 +88,7 @@ class World:
             dataplane=self.dataplane,
             addresses=feed,
             signals=stack.enter_context(Signals()),
-            facts_of=lambda node, host: node_facts(node_settings(settings), node, host),
+            facts_of=lambda node, host, servers: node_facts(node_settings(settings), node, host, servers),
             health=self.health,
             metrics=self.metrics,
             notifier=Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": str(watchdog_usec)}),
@@ -209,6 +210,40 @@ def test_address_of_no_consequence_makes_no_round(running: World) -> None:
     running.agent.step(LONG_S)
 
     assert running.dataplane.observed == 0
+
+
+def asking(*external_ips: str) -> Event:
+    """A Service that asks for external IPs."""
+    (service, _) = EVENTS
+    return Upsert(replace(service.object, external_ips=addresses(*external_ips)))
+
+
+def test_an_external_ip_that_becomes_an_address_of_this_node_is_taken_back(running: World) -> None:
+    """Decision 0021: only the Services that ask for it are compiled again, and nothing is read."""
+    running.source.say(asking("192.0.2.7", "203.0.113.7"))
+    running.agent.step(LONG_S)
+    running.dataplane.observed = 0
+
+    def answered() -> set[str]:
+        frontends = (held.frontend for program in running.engine.programs.values() for _, held in program.frontends())
+        return {str(frontend) for frontend in frontends} - {"10.96.0.1:80/TCP"}
+
+    assert answered() == {"192.0.2.7:80/TCP", "203.0.113.7:80/TCP"}
+    for here, left in ((["192.0.2.1", "192.0.2.7"], {"203.0.113.7:80/TCP"}), (["192.0.2.1"], answered())):
+        running.host.change(*(("eth0", address, 24) for address in here))
+        running.step_until(lambda left=left: answered() == left)
+    assert running.dataplane.observed == 0
+
+
+def test_addresses_of_the_api_server_are_learned_from_its_slices(running: World) -> None:
+    server = ObjectName("default", "kubernetes")
+    endpoint = Endpoint(*addresses("192.0.2.200"))
+    running.source.say(asking("192.0.2.200"), Upsert(EndpointSlice(server, server, Family.IPV4, endpoints=(endpoint,))))
+    running.agent.step(LONG_S)
+
+    assert running.engine.facts.api_server_addresses == set(addresses("192.0.2.200"))
+    (program,) = running.engine.programs.values()
+    assert "192.0.2.200 is an address of the API server" in str(program.findings[0])
 
 
 def test_own_node_object_decides_address_and_eligibility(running: World) -> None:

@@ -76,7 +76,11 @@ def test_missing_expressions_are_named() -> None:
 def test_conntrack(tmp_path: Path) -> None:
     assert features.conntrack(tmp_path).ok is None
     sysctl(tmp_path, "net/netfilter/nf_conntrack_max", "262144")
-    assert features.conntrack(tmp_path) == features.Check("connection tracking", True, "at most 262144 flows")
+    assert features.conntrack(tmp_path) == features.Check("connection tracking", True, "0 of at most 262144 flows")
+    sysctl(tmp_path, "net/netfilter/nf_conntrack_count", "262144")
+    check = features.conntrack(tmp_path)
+    assert (check.ok, check.found) == (None, "262144 of at most 262144 flows")
+    assert "new connections are dropped" in check.remedy
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from kpx.model.addresses import Address, Family, Prefix, parse_address, parse_pr
 from kpx.model.facts import DetectLocal, LocalDetector
 from kpx.model.names import ObjectName
 from kpx.model.node import Node
+from kpx.policy.admission import same_but_for_admission
 
 V4, V6 = Family.IPV4, Family.IPV6
 HOST = HostAddresses(
@@ -127,7 +128,32 @@ class TestRowsForEachAddress:
     def test_otherwise_an_address_that_comes_is_no_news(self) -> None:
         settings = NodeSettings(name="n1", node_port_ranges=ranges("0.0.0.0/0"))
 
-        assert node_facts(settings, None, self.MORE) == node_facts(settings, None, HOST)
+        assert same_but_for_admission(node_facts(settings, None, self.MORE), node_facts(settings, None, HOST))
+
+
+class TestOwnAddresses:
+    """What no external IP may be: whatever is known to be an address of this node (decision 0021)."""
+
+    def test_they_are_what_is_stated_what_the_node_says_and_what_interfaces_have(self) -> None:
+        (stated,) = ips("198.51.100.1")
+        facts = node_facts(NodeSettings(name="n1", bind_address=stated), node("203.0.113.1"), HOST)
+
+        assert facts.own_addresses == {*ips("198.51.100.1", "203.0.113.1"), *HOST.answering()}
+
+    def test_addresses_of_services_that_kube_proxy_put_on_its_interface_are_not(self) -> None:
+        (service,) = ips("203.0.113.5")
+        left = HostAddresses((*HOST.addresses, LocalAddress("kube-ipvs0", service, 32)))
+
+        assert service not in node_facts(NodeSettings(name="n1"), None, left).own_addresses
+
+    def test_the_operator_may_let_services_have_them_and_those_of_the_api_server(self) -> None:
+        servers = frozenset(ips("192.0.2.200"))
+        kept = node_facts(NodeSettings(name="n1"), None, HOST, servers)
+        let = node_facts(NodeSettings(name="n1", own_external_ips=True, api_server_external_ips=True), None, HOST, servers)
+
+        assert (kept.api_server_addresses, let.api_server_addresses) == (servers, frozenset())
+        assert kept.own_addresses
+        assert not let.own_addresses
 
 
 def test_what_ipvs_needs_to_know_is_passed_on() -> None:

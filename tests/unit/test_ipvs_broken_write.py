@@ -55,7 +55,9 @@ class Kernel:
 def test_what_an_unanswered_write_made_is_ours_at_the_next_try() -> None:
     kernel = Kernel(breaks=True)
     dataplane = kernel.dataplane()
-    assert {failure.errno for failure in dataplane.apply(PLAN).failures} == {errno.ETIMEDOUT}
+    outcome = dataplane.apply(PLAN)
+    assert {failure.errno for failure in outcome.failures} == {errno.ETIMEDOUT}
+    assert outcome.doubtful, "the kernel must be read again"
 
     assert dataplane.apply(PLAN).failures == ()
     assert all(kernel.records), "the record of a server of ours was taken away"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kpx.errors import SourceError
+from kpx.model.addresses import parse_address
 from kpx.sources.kubernetes.access import Access, Told, access_of
 from kpx.sources.kubernetes.source import KubernetesSource
 from kpx.sources.kubernetes.troubles import Trouble
@@ -431,3 +432,11 @@ def plugin(directory: Path, expires: str = "", fails: str = "") -> dict[str, obj
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     command = {"apiVersion": answer["apiVersion"], "command": str(script), "interactiveMode": "Never"}
     return {"exec": command}
+
+
+def test_where_the_server_is_reached_is_said_with_the_news(server: ApiServer) -> None:
+    """So that no Service gets one of these addresses as its external IP (decision 0021)."""
+    with closing(KubernetesSource("n1", access=Known(server.port, "192.0.2.200", "fe80::1%lo"))) as source:
+        news = source.start()
+
+    assert news.servers == {parse_address("192.0.2.200"), parse_address("fe80::1")}

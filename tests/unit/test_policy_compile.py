@@ -23,7 +23,7 @@ from policy_builders import (
 )
 
 from kpx.model.addresses import Address, Family
-from kpx.model.endpointslice import SlicePort
+from kpx.model.endpointslice import Endpoint, EndpointSlice, SlicePort
 from kpx.model.facts import NodeFacts
 from kpx.model.findings import Severity
 from kpx.model.names import PortName
@@ -372,3 +372,20 @@ class TestScheduler:
 
         assert compiled(first, READY).scheduler is compiled(second, READY).scheduler
         assert compiled(service("a/one"), READY).scheduler is compiled(service("a/two"), READY).scheduler
+
+
+def test_a_service_that_asks_for_more_than_a_node_can_hold_gets_nothing() -> None:
+    """Ports, endpoints and addresses multiply; what is within the bound is as it ever was."""
+    ports = tuple(ServicePort(f"p{number}", TCP, number, 0) for number in range(1, 501))
+    of_slice = tuple(SlicePort(port.name, port.protocol, port.port) for port in ports)
+    asked = msgspec.structs.replace(service(), ports=ports)
+
+    def asked_with(count: int) -> ServiceProgram:
+        listed = tuple(Endpoint(Address(number.to_bytes(4, "big"))) for number in range(count))
+        return compiled(asked, EndpointSlice(named("shop/web-1"), asked.name, Family.IPV4, of_slice, listed))
+
+    assert len(asked_with(100).ports) == 500
+    refused = asked_with(1001)
+    assert refused.ports == ()
+    said = "1,001,000 pairs of address, port and endpoint are more than the 1,000,000 one Service may have; split it"
+    assert [str(finding) for finding in refused.findings] == [f"Service shop/web: spec.ports: {said}"]

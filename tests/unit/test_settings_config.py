@@ -88,6 +88,21 @@ def test_ranges_of_external_ips_become_facts(given: dict[str, object], ranges: t
     assert (found if found is None else tuple(map(str, found))) == ranges
 
 
+@pytest.mark.parametrize(
+    ("given", "own", "api_server"),
+    [
+        ("all", False, False),
+        ("10.0.0.0/8,node", True, False),
+        ("all,api-server", False, True),
+        ("all,node,api-server", True, True),
+    ],
+)
+def test_addresses_of_the_node_and_of_the_api_server_need_a_word_of_their_own(given: str, own: bool, api_server: bool) -> None:
+    found = node_settings(make_config({"proxy_mode": "nftables", "external_ip_ranges": given}))
+
+    assert (found.own_external_ips, found.api_server_external_ips) == (own, api_server)
+
+
 @pytest.mark.parametrize(("invalid", "liberal", "dropped"), [(True, False, True), (True, True, False), (False, False, False)])
 def test_liberal_connection_tracking_has_nothing_invalid(invalid: bool, liberal: bool, dropped: bool) -> None:
     config = make_config({"proxy_mode": "nftables", "drop_invalid": invalid, "conntrack_tcp_be_liberal": liberal})
@@ -113,6 +128,8 @@ def test_stated_listen_address_beats_the_family_of_the_node() -> None:
         ({"external_ip_ranges": "x"}, "--external-ip-ranges: 'x' is not an address range; write something like 10.0.0.0/8"),
         ({"external_ip_ranges": "all,10.0.0.0/8"}, "--external-ip-ranges: all stands alone; give either that or ranges"),
         ({"external_ip_ranges": "none,10.0.0.0/8"}, "--external-ip-ranges: none stands alone; give either that or ranges"),
+        ({"external_ip_ranges": "none,node"}, "--external-ip-ranges: none stands alone; nothing can be added to it"),
+        ({"external_ip_ranges": "node"}, "--external-ip-ranges: node says what else may be used; give all or ranges beside it"),
         ({"cluster_cidr": "10.0.0.0/8,11.0.0.0/8"}, "--cluster-cidr: '11.0.0.0/8' is a second IPv4 range"),
         ({"cluster_cidr": "10.0.0.0/33"}, "--cluster-cidr: '10.0.0.0/33' is not an address range"),
         ({"bind_address": "host"}, "--bind-address: 'host' is not an IP address"),

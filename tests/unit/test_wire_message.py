@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import struct
 
+import pytest
+
 from kpx.kernel.wire.attr import attr, attrs, be32, nested, string, text, walk
 from kpx.kernel.wire.message import (
     NLM_F_ACK_TLVS,
     NLM_F_CAPPED,
+    NLMSG_DONE,
     NLMSG_ERROR,
     Acknowledgement,
     acknowledgement,
+    end_of_dump,
     message,
     messages,
     nfgenmsg,
@@ -46,6 +50,28 @@ def test_a_datagram_falls_apart_into_its_messages():
     datagram = message(20, 1, 7, nfgenmsg(2)) + message(21, 5, 8, b"")
 
     assert [(m.kind, m.flags, m.sequence, m.end - m.start) for m in messages(datagram)] == [(20, 1, 7, 4), (21, 5, 8, 0)]
+
+
+@pytest.mark.parametrize("missing", [1, 4, 5, 19, 21])
+def test_a_datagram_that_ends_within_a_message_is_refused(missing: int):
+    whole = message(20, 1, 7, nfgenmsg(2)) + message(21, 5, 8, nfgenmsg(2))
+
+    with pytest.raises(ValueError, match="ends within the message at byte"):
+        list(messages(whole[:-missing]))
+
+
+def test_the_padding_behind_the_last_message_may_be_missing():
+    datagram = struct.pack("=IHHII", 17, 20, 1, 7, 0) + b"x"
+
+    assert [m.end for m in messages(datagram)] == [17]
+
+
+@pytest.mark.parametrize(("told", "errno"), [(0, 0), (-12, 12)])
+def test_the_end_of_a_dump_says_whether_it_was_given_up(told: int, errno: int):
+    datagram = message(NLMSG_DONE, 2, 9, struct.pack("=i", told))
+    (reply,) = messages(datagram)
+
+    assert end_of_dump(datagram, reply) == Acknowledgement(9, errno)
 
 
 def test_an_acknowledgement_carries_the_kernels_words_and_the_offset_of_what_it_refused():

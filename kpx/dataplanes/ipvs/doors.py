@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 from kpx.kernel.ipset import IpSets
@@ -31,9 +32,12 @@ def open_doors() -> Doors:
     Raises:
         CapabilityError: the kernel has no IPVS or no ipsets, or iptables is not installed; the message says what to do.
     """
-    ipvs = Ipvs()
-    netlink = Netlink()
-    return Doors(netlink, IpSets(netlink), ipvs, Iptables())
+    with contextlib.ExitStack() as undo:
+        ipvs = undo.enter_context(contextlib.closing(Ipvs()))
+        netlink = undo.enter_context(contextlib.closing(Netlink()))
+        doors = Doors(netlink, IpSets(netlink), ipvs, Iptables())
+        undo.pop_all()
+    return doors
 
 
 def close_doors(doors: Doors) -> None:

@@ -189,10 +189,16 @@ class IpvsDataplane:
         """Carry the plan out, a family at a time; a failure of one family as a whole never stops the other (P1)."""
         before = self._written()
         failures: list[Failure] = []
+        doubtful = False
         for name, those in batches(plan).items():
-            failures += self._write(FAMILIES[name], those)
+            try:
+                failures += self._write(FAMILIES[name], those)
+            except KernelError as error:
+                # Nobody knows how far it came.
+                failures += [Failure(operation, error.errno, str(error)) for batch in those for operation in batch.operations]
+                doubtful = True
         datagrams, size = self._written()
-        return Outcome(tuple(failures), datagrams - before[0], size - before[1])
+        return Outcome(tuple(failures), datagrams - before[0], size - before[1], doubtful)
 
     def _written(self) -> tuple[int, int]:
         doors = self._doors
@@ -207,10 +213,10 @@ class IpvsDataplane:
             foreign = self._foreign[family] = foreign & theirs
         try:
             failures = Writer(self._doors, family, foreign.__contains__, self.drains, self._ours[family]).write(those)
-        except KernelError as error:
-            # Nobody knows how far it came. What was not somebody else's before is ours if it is there at the next try.
+        except KernelError:
+            # What was not somebody else's before is ours if it is there at the next try.
             self._ours[family].update(o.key for b in servers if b.verb is Verb.ADD for o in b.operations if o.key not in foreign)
-            return [Failure(operation, error.errno, str(error)) for batch in those for operation in batch.operations]
+            raise
         self._know(family, those, failures)
         return failures
 

@@ -11,7 +11,7 @@ import os
 
 from kpx.dataplanes.ipvs.rules import TABLES
 from kpx.errors import CapabilityError
-from kpx.kernel.netlink import Notifications, nftables_notifications
+from kpx.kernel.notifications import Notifications, nftables_notifications
 from kpx.kernel.wire import nft
 from kpx.kernel.wire.attr import text, walk
 from kpx.kernel.wire.message import NFGENMSG_BYTES, messages

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from kpx.dataplanes.nftables.encode import Constant, Written, encode, encode_table
 from kpx.dataplanes.nftables.reading import row_command, row_frontend
 from kpx.dataplanes.nftables.schema import NFPROTOS, TABLE
+from kpx.errors import KernelError, NoAnswer
 from kpx.kernel.netlink import Netlink, refusal
 from kpx.kernel.wire import nft
 from kpx.kernel.wire.message import NLM_F_ACK, Acknowledgement
@@ -30,12 +31,19 @@ _FLAGS = slice(6, 8)
 
 
 class Transactions:
-    """Writes operations of one family."""
+    """
+    Writes operations of one family.
+
+    Attributes:
+        made: the first transaction took effect, so that there is a table. doubtful: see `Outcome`.
+    """
 
     def __init__(self, netlink: Netlink, family: Family, constant: Constant) -> None:
         self._netlink = netlink
         self._family = family
         self._constant = constant
+        self.made = False
+        self.doubtful = False
 
     def write(self, operations: Sequence[Operation], create: bool, anew: bool) -> list[Failure]:
         """
@@ -52,7 +60,14 @@ class Transactions:
             # What was refused in an earlier transaction keeps the rest of its frontend out of this one.
             able, held_back = _without(operations[start : start + step], failures)
             failures += held_back
-            failures += self._transaction(able, create and not start, anew)
+            try:
+                failures += self._transaction(able, create and not start, anew)
+            except KernelError as error:
+                if not operations:
+                    raise
+                self.doubtful = isinstance(error, NoAnswer)
+                return failures + _unwritten(operations[start:], failures, error)
+            self.made = True
         return failures
 
     def _transaction(self, operations: Sequence[Operation], create: bool, anew: bool) -> list[Failure]:
@@ -96,6 +111,12 @@ class Transactions:
 _ORDER = sys.byteorder
 
 
+def _unwritten(operations: Sequence[Operation], failures: list[Failure], error: KernelError) -> list[Failure]:
+    """Return the failures of what a transaction that was refused as a whole leaves unwritten, none of them told of before."""
+    told = {id(failure.operation) for failure in failures}
+    return [Failure(o, error.errno, str(error)) for o in operations if id(o) not in told]
+
+
 def _blame(written: list[Written], complaints: list[Acknowledgement]) -> tuple[list[Failure], frozenset[int]]:
     """Return the rows that are certainly refused, and id()s of rows in refused messages that held several."""
     by_sequence = {w.sequence: w for w in written}
@@ -118,8 +139,10 @@ def _command(operation: Operation) -> str:
     return command.replace("add ", "delete ", 1) if operation.verb is Verb.REMOVE else command
 
 
-def _without(operations: Sequence[Operation], failed: list[Failure]) -> tuple[list[Operation], list[Failure]]:
+def _without(operations: Sequence[Operation], failed: list[Failure]) -> tuple[Sequence[Operation], list[Failure]]:
     """Return the operations that still can go, and those held back because another row of their frontend failed."""
+    if not failed:
+        return operations, []
     refused = {id(f.operation) for f in failed}
     frontends = {row_frontend(f.operation.table, f.operation.key): f.reason for f in failed if f.errno}
     frontends.pop(None, None)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 
 from kpx.dataplanes.nftables.rules import Chain, Rule, Words
-from kpx.dataplanes.nftables.schema import NFPROTOS, ROWS, frontend_key
+from kpx.dataplanes.nftables.schema import NFPROTOS, ROWS, service_tail
 from kpx.kernel.wire import nft_expression as x
 from kpx.kernel.wire.nft import NF_DROP, NFT_GOTO, BaseHook
 from kpx.model.addresses import Family, family_of
@@ -88,8 +88,7 @@ def render(program: ServiceProgram, facts: NodeFacts) -> Rows:
             protocol = port.name.protocol
             if port.listed and protocol is not Protocol.UDP:
                 servers = rows.setdefault(ROWS[port.family, "servers"], {})
-                for address, number in port.listed:
-                    servers[frontend_key(address, protocol, number)] = b""
+                servers.update(dict.fromkeys([address + service_tail(protocol, number) for address, number in port.listed], b""))
     if facts.answer_ping:
         for address in {*program.cluster_ips, *(one.frontend.address for _, one in program.frontends())}:
             if address:

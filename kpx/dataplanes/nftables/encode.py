@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import groupby
+from operator import attrgetter
 from typing import NamedTuple
 
 from kpx.dataplanes.nftables.chains import chain_of
@@ -22,6 +23,8 @@ from kpx.kernel.wire.message import NLM_F_CREATE, NLM_F_REQUEST, message
 from kpx.model.addresses import Family, Prefix
 from kpx.reconcile.plan import Operation, Verb
 from kpx.reconcile.rows import Table
+
+_RUN = attrgetter("table", "verb")
 
 Sequencer = Callable[[], int]
 Constant = dict[Family, dict[str, Chain]]
@@ -57,7 +60,8 @@ def encode(
         single: id() of operations that get a message of their own, so that a complaint names exactly one row.
         constant: see `Constant`. sequencer: gives the next sequence number.
     """
-    for (table, verb, _alone), group in groupby(operations, lambda o: (o.table, o.verb, id(o) if id(o) in single else 0)):
+    apart = (lambda o: (o.table, o.verb, id(o) if id(o) in single else 0)) if single else _RUN
+    for (table, verb, *_), group in groupby(operations, apart):
         run = tuple(group)
         if table.name == "chains":
             yield from _encode_chains(table, verb, run, constant, sequencer)
@@ -68,20 +72,20 @@ def encode(
 
 
 def _encode_elements(table: Table, verb: Verb, run: tuple[Operation, ...], sequencer: Sequencer) -> Iterator[Written]:
+    keys: list[bytes] = [o.key for o in run]  # type: ignore[misc]  # rows of this table have packed keys
     if verb is not Verb.ADD:
-        packed = [nft_element.element(o.key) for o in run]  # type: ignore[arg-type]  # rows of this table have packed keys
-        yield from _messages(nft.DELSETELEM, table, packed, run, sequencer)
+        yield from _messages(nft.DELSETELEM, table, nft_element.members(keys), run, sequencer)
     if verb is not Verb.REMOVE:
-        packed = _pack(BY_NAME[table.name].value, run)
+        packed = _pack(BY_NAME[table.name].value, keys, run)
         yield from _messages(nft.NEWSETELEM, table, packed, run, sequencer)
 
 
-def _pack(value: Value, run: tuple[Operation, ...]) -> list[bytes]:
+def _pack(value: Value, keys: list[bytes], run: tuple[Operation, ...]) -> list[bytes]:
     if value is Value.ENDPOINT:
-        return [nft_element.element(o.key, nft_element.value_data(o.new)) for o in run]  # type: ignore[arg-type]  # see the schema
+        return nft_element.pairs(keys, [o.new for o in run])  # type: ignore[misc]  # see the schema
     if value is Value.VERDICT:
-        return [nft_element.element(o.key, pack_verdict(o.new)) for o in run]  # type: ignore[arg-type]
-    return [nft_element.element(o.key) for o in run]  # type: ignore[arg-type]
+        return [nft_element.element(key, pack_verdict(o.new)) for key, o in zip(keys, run, strict=True)]
+    return nft_element.members(keys)
 
 
 def _messages(

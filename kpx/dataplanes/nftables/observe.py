@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from typing import TypeVar
 
 from kpx.dataplanes.nftables.schema import CHAINS, NFPROTOS, ROWS, SCHEMAS, TABLE, Schema, Value, shape
 from kpx.dataplanes.nftables.skeleton import HOOKS
 from kpx.errors import KernelError
+from kpx.kernel.legible import legible
 from kpx.kernel.netlink import Netlink
 from kpx.kernel.wire import nft, nft_element
 from kpx.kernel.wire.attr import attrs, text
@@ -16,6 +18,11 @@ from kpx.kernel.wire.message import NFGENMSG_BYTES, Message
 from kpx.model.addresses import Address, Family, Prefix
 from kpx.reconcile.rows import Key, Rows
 from kpx.reconcile.rows import Value as RowValue
+
+DUMPS_MAX = 3
+"""How often a dump is asked for again because somebody committed meanwhile; whoever touched our tables is noticed besides."""
+
+T = TypeVar("T")
 
 _VERDICTS = {nft.NF_DROP: "drop", nft.NFT_RETURN: "return", nft.NFT_GOTO: "goto ", nft.NFT_JUMP: "jump "}
 
@@ -32,6 +39,7 @@ def table_exists(netlink: Netlink, family: Family) -> bool:
     return True
 
 
+@legible("read table kpx")
 def misshapen(netlink: Netlink, family: Family) -> tuple[list[str], bool]:
     """
     Compare sets, maps and base chains with what they should be.
@@ -84,22 +92,37 @@ def _base_chain(netlink: Netlink, family: Family, name: str) -> dict[int, bytes]
     """Ask for one chain; a dump of chains would be of everybody's, since the kernel does not filter it by table."""
     (sequence,) = netlink.sequences(1)
     try:
-        replies = netlink.request(nft.get_chain(sequence, NFPROTOS[family], TABLE, name), sequence, f"look for chain {name}")
+        reply = netlink.ask(nft.get_chain(sequence, NFPROTOS[family], TABLE, name), sequence, f"look for chain {name}")
     except KernelError as error:
         if error.errno == errno.ENOENT:
             return {}
         raise
-    return attrs(replies[0][0], replies[0][1].start + NFGENMSG_BYTES, replies[0][1].end)
+    return attrs(reply[0], reply[1].start + NFGENMSG_BYTES, reply[1].end)
 
 
 def _dump(netlink: Netlink, kind: int, family: Family, name: str = "") -> Iterable[dict[int, bytes]]:
     """Dump sets or rules; the kernel reads our table only."""
-    (sequence,) = netlink.sequences(1)
-    replies = netlink.dump(nft.dump(kind, sequence, NFPROTOS[family], TABLE, name), sequence, "read table kpx")
-    found = (attrs(datagram, reply.start + NFGENMSG_BYTES, reply.end) for datagram, reply in replies)
-    return [fields for fields in found if text(fields.get(1, b"")) == TABLE]
+
+    def once() -> list[dict[int, bytes]]:
+        (sequence,) = netlink.sequences(1)
+        replies = netlink.dump(nft.dump(kind, sequence, NFPROTOS[family], TABLE, name), sequence, "read table kpx")
+        found = (attrs(datagram, reply.start + NFGENMSG_BYTES, reply.end) for datagram, reply in replies)
+        return [fields for fields in found if text(fields.get(1, b"")) == TABLE]
+
+    return _consistent(netlink, once)
 
 
+def _consistent(netlink: Netlink, read: Callable[[], T]) -> T:
+    """Read, and again while the kernel says that something was committed meanwhile (U9)."""
+    found = read()
+    for _ in range(DUMPS_MAX - 1):
+        if not netlink.interrupted:
+            break
+        found = read()
+    return found
+
+
+@legible("read table kpx")
 def observe_family(netlink: Netlink, family: Family) -> Rows:
     """Return the rows of a family whose table exists. A chain without rules is no row: it does nothing."""
     rows: Rows = {}
@@ -121,6 +144,10 @@ def _observe_set(netlink: Netlink, family: Family, schema: Schema) -> dict[Key, 
     if schema.interval:
         ranges = read_ranges(elements_of(netlink, family, schema.name))
         return {"ranges": ranges} if ranges else {}
+    return _consistent(netlink, lambda: _read_rows(netlink, family, schema))
+
+
+def _read_rows(netlink: Netlink, family: Family, schema: Schema) -> dict[Key, RowValue]:
     found: dict[Key, RowValue] = {}
     width = shape(schema, family).key_bytes
     for datagram, reply in _dump_elements(netlink, family, schema.name):
@@ -135,10 +162,15 @@ def _verdict(packed: bytes) -> str:
     return _VERDICTS.get(data[0], "?") + data[1] if isinstance(data, tuple) else "?"
 
 
+@legible("read a set of table kpx")
 def elements_of(netlink: Netlink, family: Family, name: str) -> list[nft_element.Element]:
     """Return the elements of one of our sets."""
-    replies = _dump_elements(netlink, family, name)
-    return [item for datagram, reply in replies for item in nft_element.read_elements(datagram, reply.start, reply.end)]
+
+    def once() -> list[nft_element.Element]:
+        replies = _dump_elements(netlink, family, name)
+        return [item for datagram, reply in replies for item in nft_element.read_elements(datagram, reply.start, reply.end)]
+
+    return _consistent(netlink, once)
 
 
 def _dump_elements(netlink: Netlink, family: Family, name: str) -> Iterator[tuple[bytes, Message]]:

@@ -128,25 +128,20 @@ class NftablesDataplane:
     def apply(self, plan: Plan) -> Outcome:
         """Carry the plan out, a family at a time; a failure of one family as a whole never stops the other (P1)."""
         datagrams, size = self._netlink.datagrams, self._netlink.written_bytes
+        constant = {f: self._constant.get(f, {}) for f in Family}
         failures: list[Failure] = []
+        doubtful = False
         for family, name in FAMILY_NAMES.items():
             operations = plan.of_family(name).operations
             create, anew = family in self._create, family in self._anew
             if operations or create or anew:
-                failures += self._write(family, operations, create, anew)
-        return Outcome(tuple(failures), self._netlink.datagrams - datagrams, self._netlink.written_bytes - size)
-
-    def _write(self, family: Family, operations: tuple[Operation, ...], create: bool, anew: bool) -> list[Failure]:
-        constant = {f: self._constant.get(f, {}) for f in Family}
-        try:
-            failures = Transactions(self._netlink, family, constant).write(operations, create, anew)
-        except KernelError as error:
-            if not operations:
-                raise
-            return [Failure(operation, error.errno, str(error)) for operation in operations]
-        self._create.discard(family)
-        self._anew.discard(family)
-        return failures
+                transactions = Transactions(self._netlink, family, constant)
+                failures += transactions.write(operations, create, anew)
+                doubtful = doubtful or transactions.doubtful
+                if transactions.made:
+                    self._create.discard(family)
+                    self._anew.discard(family)
+        return Outcome(tuple(failures), self._netlink.datagrams - datagrams, self._netlink.written_bytes - size, doubtful)
 
     def forget_affinity(self, gone: Callable[[AffinityEntry], bool]) -> int:
         """Delete the affinity entries for which `gone` holds; a family that fails is told of once the other is done (P1)."""

@@ -16,7 +16,7 @@ from kpx.dataplanes.nftables.chains import pick_chain, ranges_chain
 from kpx.dataplanes.nftables.choices import Choice, slots
 from kpx.dataplanes.nftables.remembering import record_chain, record_port_chain, restriction, stick_chain
 from kpx.dataplanes.nftables.rules import Chain
-from kpx.dataplanes.nftables.schema import CHAINS, ROWS, endpoint_value, frontend_key
+from kpx.dataplanes.nftables.schema import CHAINS, ROWS, endpoint_value, frontend_key, port_tail
 from kpx.dataplanes.nftables.skeleton import skeleton
 from kpx.model.addresses import Family, disjoint, family_of
 from kpx.model.facts import NodeFacts
@@ -138,7 +138,7 @@ def _way(
     choice = Choice(not address, len(backends), outside)
     endpoints = _table(rows, family, "endpoints" if address else "nodeport-endpoints")
     for slot, (endpoint, number) in zip(slots(choice), backends, strict=False):
-        endpoints[key + slot] = endpoint + number.to_bytes(2, "big") + b"\0\0"
+        endpoints[key + slot] = endpoint + port_tail(number)
     name, comments = _pick(family, choice)
     rows.setdefault(CHAINS[family], {})[name] = comments
     if program.affinity_timeout_s is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple
 
 from kpx.kernel.wire.nft import DATA_VERDICT, NFPROTO_IPV4, NFPROTO_IPV6, SetShape
@@ -131,6 +132,18 @@ def frontend_key(address: bytes, protocol: int, port: int) -> bytes:
 def endpoint_value(address: bytes, port: int) -> bytes:
     """Pack `address . port`."""
     return address + port.to_bytes(2, "big") + b"\0\0"
+
+
+@lru_cache(maxsize=4096)
+def service_tail(protocol: int, port: int) -> bytes:
+    """Pack `protocol . port`, what a server's key has behind its address; nearly all endpoints share a few."""
+    return frontend_key(b"", protocol, port)
+
+
+@lru_cache(maxsize=4096)
+def port_tail(port: int) -> bytes:
+    """Pack `port`, what an endpoint has behind its address."""
+    return endpoint_value(b"", port)
 
 
 def read_endpoint(value: bytes) -> tuple[Address, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kpx.dataplanes.nftables.schema import TABLE
-from kpx.kernel.netlink import Netlink, nftables_notifications
+from kpx.kernel.netlink import Netlink
+from kpx.kernel.notifications import nftables_notifications
 from kpx.kernel.wire import nft
 from kpx.kernel.wire.attr import text, walk
 from kpx.kernel.wire.message import NFGENMSG_BYTES, messages

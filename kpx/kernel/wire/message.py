@@ -7,6 +7,7 @@ Source: include/uapi/linux/netlink.h; extended acknowledgements since Linux 4.12
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ NLMSG_DONE = 3
 
 _HEADER = struct.Struct("=IHHII")
 _NFGENMSG = struct.Struct(">BBH")
+_CUT = (0, 0, 0, 0, 0)
 HEADER_BYTES = 16
 NFGENMSG_BYTES = 4
 
@@ -68,12 +70,17 @@ def nfgenmsg(family: int, resource: int = 0) -> bytes:
 
 
 def messages(datagram: bytes) -> Iterator[Message]:
-    """Yield the messages of a datagram, whole ones only."""
+    """
+    Yield the messages of a datagram.
+
+    Raises:
+        ValueError: it ends within a message; those before were yielded.
+    """
     position, size = 0, len(datagram)
-    while position + HEADER_BYTES <= size:
-        length, kind, flags, sequence, port = _HEADER.unpack_from(datagram, position)
+    while position < size:
+        length, kind, flags, sequence, port = _HEADER.unpack_from(datagram, position) if position + HEADER_BYTES <= size else _CUT
         if length < HEADER_BYTES or position + length > size:
-            return
+            raise ValueError(f"a datagram of {size} bytes ends within the message at byte {position}")
         yield Message(kind, flags, sequence, port, position + HEADER_BYTES, position + length)
         position += (length + 3) & ~3
 
@@ -91,3 +98,8 @@ def acknowledgement(datagram: bytes, reply: Message) -> Acknowledgement:
             elif kind == 2:
                 (offset,) = struct.unpack_from("=I", datagram, first)
     return Acknowledgement(reply.sequence, -errno, offset, words)
+
+
+def end_of_dump(datagram: bytes, reply: Message) -> Acknowledgement:
+    """Read an NLMSG_DONE message: a dump that was given up midway has an errno (netlink_dump_done, net/netlink/af_netlink.c)."""
+    return Acknowledgement(reply.sequence, -int.from_bytes(datagram[reply.start : reply.start + 4], sys.byteorder, signed=True))

@@ -9,7 +9,9 @@ net/netfilter/nf_tables_api.c, nf_tables_fill_setelem).
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from kpx.kernel.wire.attr import NLA_F_NESTED, attr, attrs, be32, be64, nested, string, text, walk
@@ -47,6 +49,25 @@ def element(key: bytes, data: bytes = b"", flags: int = 0, timeout_ms: int = 0) 
     return _HEADER(len(body) + 4, 1 | NLA_F_NESTED) + body
 
 
+def members(keys: Sequence[bytes]) -> list[bytes]:
+    """Pack elements of a set, or elements of a map to be deleted; all keys have one length."""
+    if not keys:
+        return []
+    width = len(keys[0])
+    head = element(bytes(width))[:-width]
+    return [head + key for key in keys]
+
+
+def pairs(keys: Sequence[bytes], values: Sequence[bytes]) -> list[bytes]:
+    """Pack elements of a map of values; all keys have one length, and so have all values."""
+    if not keys:
+        return []
+    key_bytes, value_bytes = len(keys[0]), len(values[0])
+    middle = value_data(bytes(value_bytes))[:-value_bytes]
+    head = element(bytes(key_bytes), value_data(bytes(value_bytes)))[: -key_bytes - value_bytes - len(middle)]
+    return [head + key + middle + value for key, value in zip(keys, values, strict=True)]
+
+
 def element_messages(family: int, table: str, name: str, packed: Sequence[bytes]) -> Iterator[tuple[bytes, int, int]]:
     """
     Split elements over messages of at most 64 KiB of elements.
@@ -54,14 +75,12 @@ def element_messages(family: int, table: str, name: str, packed: Sequence[bytes]
     Yields (payload without netlink header, index of its first element, index behind its last).
     """
     prefix = nfgenmsg(family) + string(1, table) + string(2, name)
-    first, size = 0, 0
-    for index, item in enumerate(packed):
-        if size + len(item) > ELEMENTS_MAX_BYTES and index > first:
-            yield prefix + attr(3 | NLA_F_NESTED, b"".join(packed[first:index])), first, index
-            first, size = index, 0
-        size += len(item)
-    if first < len(packed):
-        yield prefix + attr(3 | NLA_F_NESTED, b"".join(packed[first:])), first, len(packed)
+    ends = list(accumulate(map(len, packed)))
+    first = begins = 0
+    while first < len(packed):
+        last = max(first + 1, bisect_right(ends, begins + ELEMENTS_MAX_BYTES, first))
+        yield prefix + attr(3 | NLA_F_NESTED, b"".join(packed[first:last])), first, last
+        first, begins = last, ends[last - 1]
 
 
 class Element(NamedTuple):
@@ -95,6 +114,8 @@ def read_pairs(datagram: bytes, start: int, end: int, key_bytes: int) -> Iterato
         while position + 4 <= last:
             length, _ = _READ_HEADER(datagram, position)
             stop = position + length
+            if length < 4 or stop > last:
+                break  # as `walk` does
             behind = position + 12 + key_bytes
             if datagram[position + 4 : position + 12] == key_headers:
                 size, what = _READ_HEADER(datagram, behind) if behind + 4 <= stop else (4, 2)

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from kpx.cluster.api_servers import API_SERVICE
 from kpx.cluster.events import Event, Synced
 from kpx.errors import SourceError
-from kpx.model.addresses import format_address
+from kpx.model.addresses import Address, format_address, parse_address
 from kpx.model.findings import Finding, Severity
-from kpx.model.names import ObjectName
 from kpx.model.service import Service
 from kpx.sources.base import News
 from kpx.sources.kubernetes.access import ACCOUNT, Access
@@ -29,7 +29,6 @@ from kpx.sources.kubernetes.kinds import PATIENCE_S, kinds_for
 from kpx.sources.kubernetes.poller import Poller
 from kpx.sources.kubernetes.troubles import Trouble
 
-API_SERVICE: Final = ObjectName("default", "kubernetes")
 """The Service whose ClusterIP leads to the API servers, and which KUBERNETES_SERVICE_HOST names in every pod."""
 
 DIRECT: Final = "give --master https://ADDRESS:6443 of a control plane node or of a load balancer before them"
@@ -125,7 +124,11 @@ class KubernetesSource:
             self._synced = True
             events.append(Synced())
         self._findings = tuple(dict.fromkeys(self._complaints()))
-        return News(tuple(events), self._findings, now)
+        return News(tuple(events), self._findings, now, servers=self._servers())
+
+    def _servers(self) -> frozenset[Address]:
+        texts = () if self._current is None else self._current.told.addresses
+        return frozenset(parse_address(text.partition("%")[0]) for text in texts)
 
     def deadline(self) -> float | None:
         """Return when `poll` wants to be called next though nothing is readable."""
