@@ -1,147 +1,155 @@
-"""
-The agent as people run it, measured from outside: a process, files, and the kernel's notifications.
-
-A commit is seen as the notification nf_tables multicasts after each transaction, so a latency here runs from the rename of a file
-to the moment the kernel has the change, everything in between included.
-"""
+"""The agent as people run it, measured from outside: a process, its input, and the kernel's notifications."""
 
 from __future__ import annotations
 
-import os
-import re
-import select
-import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from benchmarks import manifests
-from kpx.kernel.netlink import nftables_notifications
+from benchmarks.feeds import DirectoryFeed, Feed
+from benchmarks.kube_proxy import KubeProxy
+from benchmarks.manifests import Cluster
+from benchmarks.process import KPX_OPTIONS, Commits, Kpx
+from benchmarks.stages import Took
 
-READY_S = 120.0
-CHANGE_S = 5.0
-LAG = re.compile(r"lag_ms=([0-9.]+)")
+CHANGE_S: Final = 120.0
+BURST_HZ: Final = 1000
+READ_BACK_ENDPOINTS: Final = 200_000
+"""Above it the agent is not started a second time: the kernel takes minutes to tell what it holds (docs/performance.md)."""
+
+
+class Burst(NamedTuple):
+    """
+    Changes at a steady rate.
+
+    Args:
+        asked_hz, made_hz: how many a second were wanted, and how many could be made beside the agent on this machine.
+        rounds: in how many transactions the agent wrote them. lags_s: of each round, from reading to the kernel's answer.
+        drained_s: from the last change to the last commit. cpu: processor time of the agent for each second of the burst.
+        equal: the kernel was as the manifests say afterwards, by `kpx diff`; None where that takes minutes.
+    """
+
+    asked_hz: int
+    made_hz: float
+    rounds: int
+    lags_s: list[float]
+    drained_s: float
+    cpu: float
+    equal: bool | None
 
 
 class AgentNumbers(NamedTuple):
-    """Seconds and bytes; lists have one number a change."""
+    """Of one program on one feed; times in seconds, sizes in bytes, lists a number a change, None where nothing was measured."""
 
-    start_s: float
+    program: str
+    feed: str
+    start: Took
     rss_bytes: int
     peak_bytes: int
     changes_s: list[float]
-    lags_s: list[float]
     idle_cpu: float
-    restart_s: float
-    restart_writes: int
+    burst: Burst | None = None
+    restart: Took | None = None
+    restart_commits: int | None = None
+    partial: Took | None = None
+    partial_services: int = 0
+    partial_rows: int | None = None
 
 
-class Commits:
-    """Counts transactions of anybody in this network namespace."""
-
-    def __init__(self) -> None:
-        self._notifications = nftables_notifications(None)
-        self.count = 0
-
-    def drain(self) -> int:
-        """Return how many datagrams have arrived since the last call."""
-        datagrams, lost = self._notifications.drain()
-        self.count += len(datagrams) + lost
-        return len(datagrams) + lost
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for the next transaction."""
-        ready, _, _ = select.select([self._notifications.fileno()], [], [], timeout_s)
-        return bool(ready)
-
-
-class Process:
-    """`kpx run`, started and waited for by its own readiness message (sd_notify)."""
-
-    def __init__(self, directory: Path, log: Path) -> None:
-        self._log = log
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        path = directory.parent / f"notify-{time.monotonic_ns()}"
-        self._socket.bind(str(path))
-        options = ["--manifests", str(directory), "--cluster-cidr", manifests.CLUSTER_CIDR, "--hostname-override", "node-0"]
-        quiet = ["--healthz-bind-address", "", "--metrics-bind-address", ""]
-        started = time.perf_counter()
-        with log.open("w") as stderr:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "kpx", "run", *options, *quiet],
-                env={**os.environ, "NOTIFY_SOCKET": str(path)},
-                stdin=subprocess.DEVNULL,
-                stderr=stderr,
-            )
-        self._wait_ready()
-        self.start_s = time.perf_counter() - started
-
-    def _wait_ready(self) -> None:
-        deadline = time.monotonic() + READY_S
-        message = b""
-        while b"READY=1" not in message:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise SystemExit(f"kpx run did not get ready:\n{self._log.read_text()}")
-            ready, _, _ = select.select([self._socket], [], [], 1.0)
-            message = self._socket.recv(4096) if ready else b""
-
-    def status_bytes(self, field: str) -> int:
-        """Return a size of /proc/PID/status: VmRSS now, VmHWM at its highest."""
-        text = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)[1]) * 1024  # type: ignore[index]
-
-    def cpu_s(self) -> float:
-        """Return the processor time used so far."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    def lags_s(self) -> list[float]:
-        """Return, for each change the agent logged, the time from the file read to the kernel."""
-        return [float(found) / 1000 for found in LAG.findall(self._log.read_text())]
-
-    def stop(self) -> None:
-        """End it as systemd would; forwarding stays."""
-        self._process.send_signal(signal.SIGTERM)
-        self._process.wait(timeout=30)
-        self._socket.close()
-
-
-def measure(directory: Path, services: int, endpoints: int, changes: int) -> AgentNumbers:
-    """Start the agent on an empty kernel, change files under it, stop it, start it again."""
-    log = directory.parent / "agent.log"
-    process = Process(directory, log)
+def measure(feed: Feed, cluster: Cluster, place: Path, changes: int, burst_s: float) -> AgentNumbers:
+    """Start kpx on an empty kernel, change its input, stop it, start it again; then the kernel is empty again."""
+    commits = Commits()
     try:
-        rss = process.status_bytes("VmRSS")
-        commits = Commits()
-        before = len(process.lags_s())
-        changes_s = [_change(commits, directory, services, endpoints, number) for number in range(changes)]
-        lags_s = process.lags_s()[before:]
-        idle_cpu = _idle(process)
-        peak = process.status_bytes("VmHWM")
-        rss = max(rss, process.status_bytes("VmRSS"))
+        numbers = _first_run(feed, cluster, place, commits, changes, burst_s)
+        if cluster.services * cluster.endpoints > READ_BACK_ENDPOINTS:
+            return numbers
+        commits.drain()
+        again = Kpx(feed.options, place)
+        again.stop()
+        numbers = numbers._replace(restart=Took(again.start_s, again.start_cpu_s), restart_commits=commits.drain())
+        if isinstance(feed, DirectoryFeed):
+            numbers = _partly_changed(numbers, feed, cluster, place)
+        return numbers
     finally:
-        process.stop()
-    commits.drain()
-    again = Process(directory, log)
-    again.stop()
-    return AgentNumbers(process.start_s, rss, peak, changes_s, lags_s, idle_cpu, again.start_s, commits.drain())
+        commits.close()
+        _kpx("cleanup", "--proxy-mode", "nftables")
 
 
-def _change(commits: Commits, directory: Path, services: int, endpoints: int, number: int) -> float:
+def _first_run(feed: Feed, cluster: Cluster, place: Path, commits: Commits, changes: int, burst_s: float) -> AgentNumbers:
+    agent = Kpx(feed.options, place)
+    try:
+        start = Took(agent.start_s, agent.start_cpu_s)
+        changes_s = _changes(feed, commits, changes)
+        idle_cpu, rss = agent.idle(), agent.status_bytes("VmRSS")
+        burst = _burst(agent, feed, commits, burst_s) if isinstance(feed, DirectoryFeed) and burst_s else None
+        if burst is not None and cluster.services * cluster.endpoints <= READ_BACK_ENDPOINTS:
+            burst = burst._replace(equal=not _kpx("diff", *feed.options, *KPX_OPTIONS))
+        return AgentNumbers("kpx", feed.name, start, rss, agent.status_bytes("VmHWM"), changes_s, idle_cpu, burst)
+    finally:
+        agent.stop()
+
+
+def measure_kube_proxy(program: str, feed: Feed, kubeconfig: Path, changes: int) -> AgentNumbers:
+    """The same with kube-proxy, as far as it can do the same."""
+    commits = Commits()
+    proxy = KubeProxy(program, kubeconfig, commits)
+    try:
+        start = Took(proxy.start_s, proxy.start_cpu_s)
+        changes_s = _changes(feed, commits, changes)
+        rss, peak = proxy.status_bytes("VmRSS"), proxy.status_bytes("VmHWM")
+        return AgentNumbers("kube-proxy", feed.name, start, rss, peak, changes_s, proxy.idle())
+    finally:
+        proxy.cleanup()
+        commits.close()
+
+
+def _changes(feed: Feed, commits: Commits, changes: int) -> list[float]:
+    """Make changes one after the other; return how long each took from the moment it was made to its commit."""
+    took = []
+    for number in range(changes):
+        change = feed.prepare(number)
+        commits.quiet_after(0.02, CHANGE_S)
+        started = time.perf_counter()
+        change()
+        if not commits.wait(CHANGE_S):
+            raise SystemExit(f"change {number} did not reach the kernel within {CHANGE_S:g} s")
+        took.append(time.perf_counter() - started)
+    return took
+
+
+def _burst(agent: Kpx, feed: Feed, commits: Commits, burst_s: float) -> Burst:
+    """Make changes at a steady rate, then see how long the agent goes on, and whether it arrived."""
+    count = int(BURST_HZ * burst_s) // 2 * 2
+    prepared = [feed.prepare(number) for number in range(count)]
+    before, cpu_s = len(agent.lags_s()), agent.cpu_s()
     commits.drain()
     started = time.perf_counter()
-    manifests.rewrite(directory, (number // 2 * 7919) % services, endpoints, replaced=number % 2 == 0)
-    if not commits.wait(CHANGE_S):
-        raise SystemExit(f"change {number} did not reach the kernel within {CHANGE_S:g} s")
-    return time.perf_counter() - started
+    for number, change in enumerate(prepared):
+        # Whoever is late goes on without pause: the agent must stand that, too.
+        time.sleep(max(0.0, started + number / BURST_HZ - time.perf_counter()))
+        change()
+    ended = time.perf_counter()
+    drained_s = commits.quiet_after(1.0, CHANGE_S) - ended
+    lags_s, cpu = agent.lags_s()[before:], (agent.cpu_s() - cpu_s) / (ended - started)
+    return Burst(BURST_HZ, count / (ended - started), len(lags_s), lags_s, drained_s, cpu, None)
 
 
-def _idle(process: Process) -> float:
-    """Return the share of a core the agent uses while nothing happens, over three seconds."""
-    before, started = process.cpu_s(), time.monotonic()
-    select.select([], [], [], 3.0)
-    return (process.cpu_s() - before) / (time.monotonic() - started)
+def _partly_changed(numbers: AgentNumbers, feed: DirectoryFeed, cluster: Cluster, place: Path) -> AgentNumbers:
+    """Change one Service in a hundred while nobody looks, and start again."""
+    services = max(1, cluster.services // 100)
+    for number in range(services):
+        feed.prepare(2 * number)()
+    agent = Kpx(feed.options, place)
+    agent.stop()
+    for number in range(services):
+        feed.prepare(2 * number + 1)()
+    took = Took(agent.start_s, agent.start_cpu_s)
+    return numbers._replace(partial=took, partial_services=services, partial_rows=agent.rows_written())
+
+
+def _kpx(*arguments: str) -> int:
+    """Run a verb; return its exit code."""
+    command = [sys.executable, "-m", "kpx", *arguments]
+    return subprocess.run(command, capture_output=True, timeout=600, check=False).returncode

@@ -35,16 +35,16 @@ def main() -> None:
         parser.error("at least four Services, 2 to 1000 endpoints, one change, one round")
     results = []
     if arguments.output == "table":
-        print(machine())
+        print(machine()["text"])
     for services in sizes:
         with tempfile.TemporaryDirectory(prefix="kpx-bench-") as name:
-            manifests.write_cluster(Path(name), services, arguments.endpoints)
+            manifests.Cluster(services, arguments.endpoints).write(Path(name))
             numbers = ipvs_stages.measure(Path(name), services, arguments.endpoints, arguments.changes, arguments.rounds)
         results.append(as_json(numbers))
         if arguments.output == "table":
             print_table(results[-1])
     if arguments.output == "json":
-        print(json.dumps({"machine": machine(), "clusters": results}, indent=2))
+        print(json.dumps({"machine": machine()["text"], "clusters": results}, indent=2))
 
 
 def as_json(numbers: Numbers) -> dict[str, Any]:

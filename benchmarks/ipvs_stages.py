@@ -109,7 +109,7 @@ class Cluster:
 
     def change(self, service: int, edit: Callable[[dict[str, Any]], None] = lambda _: None, *, replaced: bool = False) -> float:
         """Let a Service's endpoints be others; return seconds from the event to the kernel."""
-        document = manifests.objects(service, self._endpoints, replaced=replaced)
+        document = manifests.Cluster(1, self._endpoints).document(service, replaced=replaced)
         edit(document)
         decoded = decode_document(document, "change")
         events = [Upsert(value) for one in decoded.objects for value in one.values]
@@ -191,7 +191,7 @@ Marks = list[tuple[str, list[int], list[float]]]
 
 def _changes(cluster: Cluster, services: int, changes: int) -> Marks:
     def one_more(document: dict[str, Any]) -> None:
-        extra = manifests.objects(services, 1, replaced=True)["items"][1]["endpoints"]
+        extra = manifests.Cluster(1, 1).document(services, replaced=True)["items"][1]["endpoints"]
         document["items"][1]["endpoints"] += extra
 
     def one_less(document: dict[str, Any]) -> None:

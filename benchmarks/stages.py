@@ -6,20 +6,27 @@ Only public seams are used: a source, the engine, the data plane. The netlink so
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import kpx
-from benchmarks import manifests
+from benchmarks.manifests import CLUSTER_CIDR, Cluster
 from kpx.agent.engine import Engine
 from kpx.cluster.events import Event, Synced, Upsert
 from kpx.cluster.view import ClusterView
 from kpx.dataplanes.nftables.plane import NftablesDataplane
 from kpx.kernel.netlink import Netlink
-from kpx.kernel.wire.message import Acknowledgement
+from kpx.kernel.wire.message import Acknowledgement, messages
+from kpx.kernel.wire.nft import NFNL_MSG_BATCH_BEGIN
 from kpx.model.decode import decode_document
+from kpx.model.facts import NodeFacts
+from kpx.reconcile.plan import Plan
+
+NODE = "node-0"
 
 
 class Sent(NamedTuple):
@@ -30,65 +37,112 @@ class Sent(NamedTuple):
     last: int
 
 
+class Took(NamedTuple):
+    """How long a stage took, and the processor time this process used in it, seconds; the rest of the time others had it."""
+
+    wall_s: float
+    cpu_s: float
+
+
 class RecordingNetlink(Netlink):
-    """A socket that remembers its transactions, for sending them again."""
+    """A socket that remembers its transactions, for sending them again, and counts what it sends that writes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sent: list[Sent] = []
+        self.writes = 0
+        self.transacting = Took(0.0, 0.0)
 
     def transact(self, datagram: bytes, first: int, last: int) -> list[Acknowledgement]:
         """Remember and send."""
         self.sent.append(Sent(datagram, first, last))
-        return super().transact(datagram, first, last)
+        before, wall, cpu = self.transacting, time.perf_counter(), time.process_time()
+        try:
+            return super().transact(datagram, first, last)
+        finally:
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            self.transacting = Took(before.wall_s + wall, before.cpu_s + cpu)
+
+    def _send(self, datagram: bytes | bytearray) -> None:
+        # Everything that changes nf_tables is a batch; what only reads is not.
+        self.writes += next(messages(datagram)).kind == NFNL_MSG_BATCH_BEGIN
+        super()._send(datagram)
 
 
 class Stages(NamedTuple):
-    """Seconds, but for what says otherwise; `changes_s` and `floor_changes_s` are one number a change."""
+    """
+    Seconds, but for what says otherwise; lists have a number a change or a round.
 
-    read_s: float
-    compile_s: float
-    sync_s: float
-    kernel_floor_s: float
+    Args:
+        took: by stage of a first sync, in the order they come.
+        apply_s, floor_s: processor time of the plan of the first sync on an empty kernel, and of the same bytes by a bare loop,
+            in turn; the kernel works in the time of who sends.
+        adoption: a second engine on the same kernel. adoption_writes: what it sent that writes.
+    """
+
+    took: dict[str, Took]
     rows: int
     written_bytes: int
+    apply_s: list[float]
+    floor_s: list[float]
     changes_s: list[float]
     floor_changes_s: list[float]
+    change_bytes: float
+    adoption: Took
+    adoption_writes: int
 
 
-def measure(directory: Path, services: int, endpoints: int, changes: int) -> Stages:
+def measure(directory: Path, cluster: Cluster, changes: int, rounds: int) -> Stages:
     """
     Read a directory, put it into the kernel, change one endpoint after another; then do the writing again without kpx.
 
     The kernel holds no table of kpx before and after.
     """
+    took: dict[str, Took] = {}
     gc.disable()  # as the agent does until it is in sync
-    started = time.perf_counter()
-    read = kpx.read_manifests(directory)
-    read_s = time.perf_counter() - started
+    with _timed(took, "read and decode the files"):
+        read = kpx.read_manifests(directory)
     assert not read.findings, read.findings[0]
+    facts = kpx.node_facts(cluster_cidr=CLUSTER_CIDR, hostname_override=NODE)
     netlink = RecordingNetlink()
     dataplane = NftablesDataplane(netlink)
-    engine = Engine(dataplane, kpx.node_facts(cluster_cidr=manifests.CLUSTER_CIDR, hostname_override="node-0"))
-    engine.fold(_events(read.view))
-    started = time.perf_counter()
-    engine.compile()
-    compile_s = time.perf_counter() - started
-    started = time.perf_counter()
-    done = engine.round()
-    sync_s = time.perf_counter() - started
-    assert not done.refused, "the kernel refused rows"
+    engine, plan = _first_sync(dataplane, netlink, facts, read.view, took)
     gc.enable()
     gc.collect()
     gc.freeze()
-    first_sync = list(netlink.sent)
+    first_sync, written = list(netlink.sent), sum(len(one.datagram) for one in netlink.sent)
     netlink.sent.clear()
-    changes_s = _change(engine, services, endpoints, changes)
+    changes_s = _change(engine, cluster, changes)
     changing = list(netlink.sent)
-    floor_s = [_send_again(dataplane, netlink, first_sync), *_each_again(netlink, changing)]
+    floor_changes_s = _each_again(netlink, changing)
+    adoption, writes = _adopt(dataplane, netlink, facts, engine.view)
+    apply_s, floor_s = _in_turn(dataplane, netlink, facts, plan, first_sync, rounds)
     dataplane.cleanup()
     dataplane.close()
-    return Stages(read_s, compile_s, sync_s, floor_s[0], done.rows, done.written_bytes, changes_s, floor_s[1:])
+    change_bytes = sum(len(one.datagram) for one in changing) / len(changing)
+    rows = len(plan.operations)
+    return Stages(took, rows, written, apply_s, floor_s, changes_s, floor_changes_s, change_bytes, adoption, writes)
+
+
+def _first_sync(
+    dataplane: NftablesDataplane, netlink: RecordingNetlink, facts: NodeFacts, view: ClusterView, took: dict[str, Took]
+) -> tuple[Engine, Plan]:
+    engine = Engine(dataplane, facts)
+    engine.fold(_events(view))
+    with _timed(took, "compile and render"):
+        engine.compile()
+    with _timed(took, "rows to kernel"):
+        done = engine.round()
+    assert not done.refused, "the kernel refused rows"
+    took["  of it in the kernel"] = netlink.transacting
+    return engine, done.plan
+
+
+@contextlib.contextmanager
+def _timed(took: dict[str, Took], stage: str) -> Iterator[None]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    took[stage] = Took(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def _events(view: ClusterView) -> list[Event]:
@@ -96,12 +150,11 @@ def _events(view: ClusterView) -> list[Event]:
     return [*(Upsert(value) for value in (*view.services.values(), *slices)), Synced()]
 
 
-def _change(engine: Engine, services: int, endpoints: int, changes: int) -> list[float]:
+def _change(engine: Engine, cluster: Cluster, changes: int) -> list[float]:
     """Swap one endpoint of one Service after another, and swap it back; return how long each took from event to kernel."""
     took = []
     for number in range(changes):
-        document = manifests.objects((number // 2 * 7919) % services, endpoints, replaced=number % 2 == 0)
-        decoded = decode_document(document, "change")
+        decoded = decode_document(cluster.changed_slice(number), "change")
         events = [Upsert(value) for one in decoded.objects for value in one.values]
         started = time.perf_counter()
         engine.fold(events)
@@ -111,18 +164,44 @@ def _change(engine: Engine, services: int, endpoints: int, changes: int) -> list
     return took
 
 
-def _send_again(dataplane: NftablesDataplane, netlink: RecordingNetlink, sent: list[Sent]) -> float:
-    dataplane.cleanup()
-    started = time.perf_counter()
-    for one in sent:
-        assert not netlink.transact(*one)
-    return time.perf_counter() - started
+def _adopt(dataplane: NftablesDataplane, netlink: RecordingNetlink, facts: NodeFacts, view: ClusterView) -> tuple[Took, int]:
+    """Let a new engine find what another one left; return how long that took, and how often it wrote."""
+    took: dict[str, Took] = {}
+    before = netlink.writes
+    engine = Engine(dataplane, facts)
+    engine.fold(_events(view))
+    with _timed(took, "adoption"):
+        engine.round()
+    return took["adoption"], netlink.writes - before
+
+
+def _in_turn(
+    dataplane: NftablesDataplane, netlink: RecordingNetlink, facts: NodeFacts, plan: Plan, sent: list[Sent], rounds: int
+) -> tuple[list[float], list[float]]:
+    """Carry the plan out and send its bytes again, in turn, each time on an empty kernel."""
+    apply_s, floor_s = [], []
+    for _ in range(rounds):
+        dataplane.cleanup()
+        dataplane.prepare(facts)
+        netlink.sent.clear()
+        gc.disable()
+        started = time.process_time()
+        outcome = dataplane.apply(plan)
+        apply_s.append(time.process_time() - started)
+        gc.enable()
+        assert not outcome.failures
+        dataplane.cleanup()
+        started = time.process_time()
+        for one in sent:
+            assert not Netlink.transact(netlink, *one)
+        floor_s.append(time.process_time() - started)
+    return apply_s, floor_s
 
 
 def _each_again(netlink: RecordingNetlink, sent: list[Sent]) -> list[float]:
     took = []
     for one in sent:
         started = time.perf_counter()
-        assert not netlink.transact(*one)
+        assert not Netlink.transact(netlink, *one)
         took.append(time.perf_counter() - started)
     return took
