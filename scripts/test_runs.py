@@ -70,9 +70,9 @@ WHOLE = ("1/2", "2/2")
 SUITES = (
     Suite("ipvs", "6.1", WHOLE),
     # An emulated hour is long. Behaviour hardly differs between kernels, so of the other combinations a fixed part is run.
-    Suite("ipvs", "6.12", ("1/6",)),
-    Suite("nftables", "6.1", ("2/6",), ONE_DATAPLANE),
-    Suite("nftables", "6.12", ("3/8",), ONE_DATAPLANE),
+    Suite("ipvs", "6.12", ("1/12",)),
+    Suite("nftables", "6.1", ("2/12",), ONE_DATAPLANE),
+    Suite("nftables", "6.12", ("3/16",), ONE_DATAPLANE),
 )
 
 

@@ -7,6 +7,7 @@ Nothing a case says is passed over: a key or a word that nobody carries out fail
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.lab import features
-from tests.lab.flows import Row, row_from_case
+from tests.lab.flows import Row, endpoint_name, row_from_case
 from tests.lab.http_row import Request, request_from_case
 from tests.lab.shop import SOON_S
 from tests.lab.world import NodeConfig, World
@@ -63,6 +64,8 @@ def test_case(name: str, tmp_path: Path) -> None:
         for step in case.get("steps", ()):
             take(world, step)
             check(world, step, rows)
+        for row in asked(case)[-1:]:
+            explain(world, row)
         world.wind_up()
 
 
@@ -87,6 +90,23 @@ def check(world: World, part: Mapping[str, Any], rows: list[Row]) -> None:
             world.check(row_from_case(flow))
         for request in part.get("http", ()):
             world.request(request_from_case(request, rows), SOON_S)
+
+
+def asked(case: Mapping[str, Any]) -> list[Row]:
+    """The new flows that a case asks; those that live on follow no rule."""
+    return [row for row in rows_of(case) if not row.established]
+
+
+def explain(world: World, row: Row) -> None:
+    """`kpx explain` tells of this packet what became of it, and finds the kernel's rows to lead there."""
+    packet = f"{endpoint_name(row.destination, row.port)}/{row.protocol.lower()}"
+    story = json.loads(world.agent.kpx("explain", packet, "--from", row.source, "-o", "json").stdout)
+    chosen = {each["endpoint"] for each in story["endpoints"] if each["chosen"]}
+    verdicts = {"dnat": "forward", "accept": "pass"}
+    expected = row.expected.verdict, set(row.expected.endpoints)
+    assert story["verdict"] == verdicts.get(expected[0], expected[0]), story["steps"]
+    assert chosen >= expected[1] if row.sticky else chosen == expected[1], story["steps"]
+    assert story["kernel"]["agrees"], story["kernel"]["differences"]
 
 
 def objects_of(case: Mapping[str, Any]) -> list[Mapping[str, Any]]:

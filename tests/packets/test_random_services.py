@@ -27,13 +27,15 @@ from tests.lab.walker import PaperNode, decoded, paper_node
 from tests.lab.world import NodeConfig, World
 from tests.properties.questions import LOOPBACK, NODE_OF, PODS, PODS_SIX, Question, questions
 
-WORLDS = 12
+WORLDS = 16
+PACKETS = 24
+"""Of each world; of all of them some 200 can be sent, each several times."""
 NODE = "n1"
 
 
 @pytest.mark.dataplane
 @settings(max_examples=WORLDS, phases=(Phase.generate,), deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-@given(questions())
+@given(questions(asked=PACKETS))
 def test_the_kernel_does_what_policy_and_a_walk_say(question: Question) -> None:
     """Each packet comes to one of the endpoints it may come to, all of them are seen, or it is refused, dropped, left alone."""
     config, objects = config_of(question), list(manifests(question))

@@ -193,11 +193,11 @@ class Question(NamedTuple):
 
 
 @st.composite
-def questions(draw: st.DrawFn, of: st.SearchStrategy[Service] = services) -> Question:
-    """Draw a cluster and what is asked of it."""
+def questions(draw: st.DrawFn, of: st.SearchStrategy[Service] = services, asked: int = 8) -> Question:
+    """Draw a cluster and so many packets."""
     facts, host = draw(nodes())
     known = draw(st.lists(of, min_size=1, max_size=4))
     parts = draw(st.lists(slices(known), min_size=1, max_size=6))
     cidrs = draw(st.sampled_from([[CIDRS], [CIDRS], []]))
-    several = draw(st.lists(packets(facts, host, known), min_size=8, max_size=8))
+    several = draw(st.lists(packets(facts, host, known), min_size=asked, max_size=asked))
     return Question([*known, *parts, *cidrs], facts, host, several)
