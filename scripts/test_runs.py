@@ -26,7 +26,7 @@ ONE_DATAPLANE = ("-m", "dataplane")
 """Selects the tests that run an agent; the others are about the kernel and need to run once on each."""
 
 MACHINE_MEMORY_GIB = 2
-MACHINE_TIMEOUT_S = 45 * 60
+MACHINE_TIMEOUT_S = 55 * 60
 PATIENCE = 8
 PROGRESS_EVERY_S = 30.0
 COUNTS = ("passed", "failed", "skipped")

@@ -41,7 +41,7 @@ def test_a_run_that_passed_has_passed() -> None:
         (125, {}, "ended with exit status 125 before it counted anything"),
         (137, results(exit_status=None), "ended with exit status 137 in the middle"),
         (0, results(exit_status=None), "ended with exit status 0 in the middle"),
-        (124, results(exit_status=None), "was not through after 2700 s"),
+        (124, results(exit_status=None), "was not through after 3300 s"),
         (1, results(failed=1, exit_status=1), "1 failed"),
         (3, results(exit_status=3), "pytest ended with exit status 3"),
         (0, results(passed=0, skipped=3), "not a single test ran"),
