@@ -21,6 +21,13 @@ def part(text: str) -> tuple[int, int]:
     return int(number), int(parts)
 
 
+def number(text: str) -> int:
+    """Read `--thin`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: not a number from 1 on")
+    return int(text)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options of every kind of test; see `pytest --help`."""
     group = parser.getgroup("kpx")
@@ -29,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--results", type=Path, metavar="FILE", help="write what was counted there as JSON, after every test")
     group.addoption("--part", type=part, default=(1, 1), metavar="I/N", help="run only every Nth test, from the Ith on")
+    group.addoption("--thin", type=number, default=1, metavar="N", help="of the tests marked `alike` run only every Nth")
     group.addoption("--must-run", action="append", default=[], metavar="DIR", help="fail when no test under DIR ran to its end")
 
 
@@ -67,12 +75,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not of `--part`; neighbours, which take about the same time, go to different parts."""
-    number, parts = config.getoption("--part")
+    """Leave out what is not of `--thin` and `--part`; neighbours, which take about the same time, go to different parts."""
+    first, parts = config.getoption("--part")
     if config.getoption("--results"):
         from tests.lab.results import ALL_TESTS
 
         config.stash[ALL_TESTS] = len(items)
-    if left_out := [item for index, item in enumerate(items) if index % parts != number - 1]:
+    alike = [item for item in items if item.get_closest_marker("alike")]
+    thinned = set(alike).difference(alike[:: config.getoption("--thin")])
+    chosen = [item for item in items if item not in thinned][first - 1 :: parts]
+    if left_out := [item for item in items if item not in set(chosen)]:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = items[number - 1 :: parts]
+        items[:] = chosen

@@ -20,7 +20,7 @@ from tests.lab.objects import node, port, service, service_cidr, slice_of
 from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, eventually, names, shop, who
 from tests.lab.world import World
 
-pytestmark = pytest.mark.dataplane
+pytestmark = [pytest.mark.alike, pytest.mark.dataplane]
 
 WEB, OLD, YOUNG = "10.96.0.10", "10.96.0.20", "10.96.0.21"
 EXTERNAL = "203.0.113.9"

@@ -18,7 +18,7 @@ from scapy.layers.l2 import ARP, Ether
 from tests.lab.appliance import INTERFACE, Appliance
 from tests.lab.netns import PATIENCE
 
-pytestmark = [pytest.mark.dataplane, pytest.mark.needs("bridge interfaces")]
+pytestmark = [pytest.mark.alike, pytest.mark.dataplane, pytest.mark.needs("bridge interfaces")]
 
 ARP_REPLY = 2
 ANSWER_S = 0.5 * PATIENCE

@@ -19,7 +19,7 @@ from benchmarks.feeds import ApiFeed
 from benchmarks.manifests import Cluster
 from tests.lab.netns import Namespace
 
-pytestmark = pytest.mark.packets
+pytestmark = [pytest.mark.alike, pytest.mark.packets]
 
 PROGRAM = f"""#!{sys.executable}
 import http.client, json, subprocess, sys, urllib.parse, yaml

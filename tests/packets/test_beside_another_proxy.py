@@ -11,7 +11,7 @@ from tests.lab.objects import node, port, service, service_cidr, slice_of
 from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, ask, eventually, names, shop, who
 from tests.lab.world import ELSEWHERE, World
 
-pytestmark = pytest.mark.dataplane
+pytestmark = [pytest.mark.alike, pytest.mark.dataplane]
 
 OURS, OTHERS, NOBODYS = "10.96.0.10", "10.96.0.20", "10.96.0.99"
 LABEL = "service.kubernetes.io/service-proxy-name"

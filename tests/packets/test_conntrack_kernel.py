@@ -11,7 +11,7 @@ from kpx.kernel.conntrack import ConntrackFlows
 from kpx.kernel.netlink import Netlink
 from tests.lab.netns import Namespace
 
-pytestmark = pytest.mark.packets
+pytestmark = [pytest.mark.alike, pytest.mark.packets]
 
 ADDRESSES = {4: "127.0.0.1", 6: "::1"}
 

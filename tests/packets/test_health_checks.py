@@ -24,7 +24,7 @@ from tests.lab.probes import Flow, probe
 from tests.lab.traffic import Responder
 from tests.lab.world import NodeConfig, World
 
-pytestmark = pytest.mark.dataplane
+pytestmark = [pytest.mark.alike, pytest.mark.dataplane]
 HELD = HOLDINGS[dataplane.CHOSEN]
 POD = "10.244.1.9"
 ENDPOINTS = ("10.244.1.1", "10.244.1.2", "10.244.2.1")

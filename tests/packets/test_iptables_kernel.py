@@ -14,7 +14,7 @@ from kpx.kernel import iptables as module
 from kpx.kernel.iptables import Iptables, read_tables
 from tests.lab.netns import Namespace
 
-pytestmark = [pytest.mark.packets, pytest.mark.needs("iptables")]
+pytestmark = [pytest.mark.alike, pytest.mark.packets, pytest.mark.needs("iptables")]
 
 TEXT = """\
 *mangle

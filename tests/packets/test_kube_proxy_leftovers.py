@@ -22,7 +22,7 @@ from kpx.model.addresses import parse_address
 from tests.lab import features
 from tests.lab.netns import PATIENCE, Namespace
 
-pytestmark = pytest.mark.packets
+pytestmark = [pytest.mark.alike, pytest.mark.packets]
 
 NAT = """\
 *nat

@@ -21,7 +21,7 @@ from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, ask, begin, names, shop
 from tests.lab.wire import Wire
 from tests.lab.world import World
 
-pytestmark = pytest.mark.dataplane
+pytestmark = [pytest.mark.alike, pytest.mark.dataplane]
 
 VERSIONS = pytest.mark.parametrize("v", [4, 6])
 VIP = {4: "10.96.0.10", 6: "fd00:96::10"}

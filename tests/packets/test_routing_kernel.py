@@ -12,7 +12,7 @@ from kpx.kernel import routing
 from kpx.kernel.routing import PolicyRoute
 from tests.lab.netns import Namespace
 
-pytestmark = pytest.mark.packets
+pytestmark = [pytest.mark.alike, pytest.mark.packets]
 
 ROUTES = {4: PolicyRoute(4, 1024, 0x1000, 0x1000, 27504), 6: PolicyRoute(6, 1024, 0x1000, 0x1000, 27504)}
 SO_MARK = 36

@@ -13,7 +13,7 @@ from tests.lab.probes import Outcome, probe
 from tests.lab.world import NodeConfig, World
 from tests.packets.test_lifecycle import NODE_OBJECT, POD, TO_CLUSTER_IP, service, slice_of
 
-pytestmark = pytest.mark.dataplane
+pytestmark = [pytest.mark.alike, pytest.mark.dataplane]
 NODE = NodeConfig("n1", ("192.168.10.1",), ("10.244.0.0/16",), ("192.168.0.0/16",))
 OBJECTS = [NODE_OBJECT, service("tomcat", "10.96.0.10", 30080), slice_of("tomcat", "10.244.1.1", "10.244.2.1", "10.244.1.2")]
 SOON_S = 5.0 * PATIENCE

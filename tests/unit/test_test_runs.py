@@ -10,6 +10,7 @@ from scripts.test_runs import (
     COUNTS,
     SERIES,
     SUITES,
+    THIN,
     WHOLE,
     Run,
     complaint,
@@ -89,13 +90,14 @@ def test_ipvs_is_run_whole_on_one_kernel_and_every_data_plane_on_every_kernel() 
 
     assert len(set(runs)) == len(runs)
     assert {(plane, series) for plane in ("ipvs", "nftables") for series in SERIES} == {run[:2] for run in runs}
-    assert WHOLE == tuple(run.part for run in runs if run[:2] == ("ipvs", "6.1"))
+    assert [Run("ipvs", "6.1", part, THIN) for part in WHOLE] == [run for run in runs if run[:2] == ("ipvs", "6.1")]
 
 
 def test_complete_leaves_nothing_out() -> None:
     runs = list(machine_runs(SERIES, complete=True))
 
     assert sorted(run.part for run in runs) == sorted(WHOLE * len(SUITES))
+    assert not any("--thin" in run.selection for run in runs)
 
 
 def test_a_kernel_can_be_chosen() -> None:
