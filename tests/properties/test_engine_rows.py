@@ -95,22 +95,27 @@ class WatchedKernel(DictionaryKernel):
     def _carry_out(self, operation: Operation) -> Failure | None:
         failure = super()._carry_out(operation)
         for family in Family:
-            for maps, prefix in (("frontends", ""), ("nodeports", "nodeport-")):
-                self._look(family, maps, prefix)
+            for maps in ("frontends", "nodeports"):
+                self._look(family, maps)
         return failure
 
     def _held(self, family: Family, name: str) -> dict[Key, Value]:
         return self.rows.get(ROWS[family, name], {})
 
-    def _look(self, family: Family, maps: str, prefix: str) -> None:
+    def _look(self, family: Family, maps: str) -> None:
         for key, verdict in self._held(family, maps).items():
-            ways = [verdict]
-            if verdict in (f"goto {prefix}by-source", f"goto {prefix}by-host"):
-                ways = [self._held(family, f"{maps}-inside")[key], self._held(family, f"{maps}-outside")[key]]
-            for way in ways:
-                self._look_at_way(family, prefix, key, str(way))
-            self._look_at_outsiders(family, prefix, key, str(ways[-1]))
-            assert key[:-8] not in RESTRICTED or key in self._held(family, "ranged"), "open to everybody (F3)"
+            ranged = str(verdict).startswith("goto ranges-")
+            assert ranged or key[:-8] not in RESTRICTED, "open to everybody (F3)"
+            self._look_at_choice(family, maps, key, self._held(family, "ranged").get(key, "drop") if ranged else verdict)
+
+    def _look_at_choice(self, family: Family, maps: str, key: Key, verdict: Value) -> None:
+        prefix = "nodeport-" if maps == "nodeports" else ""
+        ways = [verdict]
+        if verdict in (f"goto {prefix}by-source", f"goto {prefix}by-host"):
+            ways = [self._held(family, f"{maps}-inside")[key], self._held(family, f"{maps}-outside")[key]]
+        for way in ways:
+            self._look_at_way(family, prefix, key, str(way))
+        self._look_at_outsiders(family, prefix, key, str(ways[-1]))
 
     def _slots(self, family: Family, prefix: str, key: Key, way: str) -> list[Value]:
         """Return the packed endpoints of a way."""

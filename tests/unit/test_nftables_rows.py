@@ -227,16 +227,17 @@ def test_source_ranges_are_a_chain_that_equal_lists_share():
     name, _, words = chain.partition("  # ")
 
     assert words == "from 192.0.2.7/32; from 198.51.100.0/24; everybody else is kept out"
-    assert {line for line in printed if line.startswith("ranged")} == {
-        f"ranged {{ {address} . tcp . 80 : jump {name} }}" for address in (ADDRESS, "203.0.113.2")
-    }
+    for table, verdict in (("frontends", f"goto {name}"), ("ranged", "goto pick-1")):
+        assert {line for line in printed if line.startswith(f"{table} {{ 203")} == {
+            f"{table} {{ {address} . tcp . 80 : {verdict} }}" for address in (ADDRESS, "203.0.113.2")
+        }
 
 
 def test_source_ranges_hold_without_endpoints():
     """F5."""
     printed = of_the_load_balancer_ip(program(ranges=("198.51.100.0/24",)))
 
-    assert {line.split(" ")[0] for line in printed} == {"ranged", "refused"}
+    assert {line.split(" ")[0] for line in printed} == {"frontends", "refused"}
 
 
 @pytest.mark.parametrize("affinity", [None, 60])

@@ -16,7 +16,7 @@ from kpx.dataplanes.nftables import remembering
 from kpx.dataplanes.nftables.choices import Choice
 from kpx.dataplanes.nftables.rules import Chain, Rule, Words
 from kpx.kernel.wire import nft_expression as x
-from kpx.kernel.wire.nft import NF_DROP, NFT_RETURN
+from kpx.kernel.wire.nft import NF_DROP, NFT_GOTO
 from kpx.model.addresses import Family, Prefix, family_of, parse_prefix
 
 _RANGES: Final = re.compile(r"^ranges-[0-9a-f]+$")
@@ -34,7 +34,7 @@ def pick_chain(family: Family, choice: Choice) -> Chain:
 
 
 def ranges_chain(ranges: Iterable[Prefix]) -> Chain:
-    """Return to the caller for clients in one of the ranges of a family, drop others (F3); not for an empty list."""
+    """Let clients in one of the ranges of a family come to the frontend's choice, drop others (F3); not for an empty list."""
     rules = (*map(_range_rule, ranges), Rule("everybody else is kept out", (x.verdict(NF_DROP),)))
     digest = hashlib.blake2s("\n".join(rule.comment for rule in rules).encode(), digest_size=8).hexdigest()
     return Chain(f"ranges-{digest}", rules)
@@ -46,7 +46,7 @@ def _range_rule(prefix: Prefix) -> Rule:
     ones = ((1 << prefix.length) - 1) << (bits - prefix.length)
     masked = (x.mask(ones.to_bytes(bits // 8, "big"), 0),) if prefix.length < bits else ()
     inside = (source, *masked, x.compare(x.CMP_EQ, prefix.address, 0))
-    return Rule(f"from {prefix}", (*inside, x.verdict(NFT_RETURN)))
+    return Rule(f"from {prefix}", (*inside, x.verdict(NFT_GOTO, "ranged-choice")))
 
 
 def ranges_of(comments: Iterable[str]) -> tuple[Prefix, ...]:

@@ -19,21 +19,12 @@ import sys
 from kpx.dataplanes.nftables.rules import Chain, Rule, Words
 from kpx.dataplanes.nftables.schema import NFPROTOS, ROWS, service_tail
 from kpx.kernel.wire import nft_expression as x
-from kpx.kernel.wire.nft import NF_DROP, NFT_GOTO, BaseHook
+from kpx.kernel.wire.nft import NF_DROP, NFT_GOTO
 from kpx.model.addresses import Family, family_of
 from kpx.model.facts import NodeFacts
 from kpx.model.names import Protocol
 from kpx.policy.desired import ServiceProgram
 from kpx.reconcile.rows import Rows
-
-AFTER_CONNTRACK = -150
-"""A priority behind that of connection tracking (-200) and ahead of any translation (-100)."""
-
-HOOKS = {
-    "strays-prerouting": BaseHook("filter", "prerouting", AFTER_CONNTRACK),
-    "strays-output": BaseHook("filter", "output", AFTER_CONNTRACK),
-}
-"""The base chains, by name; they are there when the setting is on."""
 
 INVALID = x.CT_STATE_INVALID_BIT.to_bytes(4, sys.byteorder)
 LOCAL = x.RTN_LOCAL.to_bytes(4, sys.byteorder)
@@ -59,20 +50,26 @@ def pings(facts: NodeFacts, family: Family) -> tuple[Rule, ...]:
 
 
 def strays(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
-    """Return the chains that drop what fits no flow and would otherwise go where it cannot belong."""
+    """Return the chain that drops what fits no flow and would otherwise go where it cannot belong."""
     if not facts.drop_invalid:
         return ()
     w = Words(family)
     from_server = (w.source(0), w.protocol(w.width), w.source_port(w.width + 1), x.in_set("servers", 0))
-    chain = Chain(
-        "strays",
-        (
-            Rule("what an endpoint says in no flow", (*from_server, x.verdict(NF_DROP))),
-            Rule("what a ClusterIP is told in no flow", (w.destination(0), x.in_set("cluster-ips", 0), x.verdict(NF_DROP))),
-        ),
+    rules = (
+        Rule("what an endpoint says in no flow", (*from_server, x.verdict(NF_DROP))),
+        Rule("what a ClusterIP is told in no flow", (w.destination(0), x.in_set("cluster-ips", 0), x.verdict(NF_DROP))),
     )
-    invalid = (x.ct(x.CT_STATE, 0), x.mask(INVALID, 0), x.compare(x.CMP_NEQ, bytes(4), 0), x.verdict(NFT_GOTO, chain.name))
-    return (chain, *(Chain(name, (Rule("packets of no flow", invalid),), hook) for name, hook in HOOKS.items()))
+    return (Chain("strays", rules),)
+
+
+def way_to_strays(facts: NodeFacts) -> tuple[Rule, ...]:
+    """
+    Return the rule that sends packets of no flow to the chain of `strays`.
+
+    It stands in the hooks that new flows have a rule in anyway: a hook of its own would cost every packet of the host.
+    """
+    invalid = (x.ct(x.CT_STATE, 0), x.mask(INVALID, 0), x.compare(x.CMP_NEQ, bytes(4), 0))
+    return (Rule("packets of no flow", (*invalid, x.verdict(NFT_GOTO, "strays"))),) if facts.drop_invalid else ()
 
 
 def render(program: ServiceProgram, facts: NodeFacts) -> Rows:

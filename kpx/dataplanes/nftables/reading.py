@@ -29,6 +29,8 @@ _MASQUERADE: Final = {
     "goto masquerade-always": (True, True, True),
     "goto nodeport-masquerade-always": (True, True, True),
     "goto masquerade-unless-pod": (False, True, True),
+    "goto sticky-always": (True, True, True),
+    "goto sticky-unless-pod": (False, True, True),
 }
 """Whether pods, the host and outsiders are masqueraded."""
 _KEEPING: Final = (False, True, False)
@@ -76,12 +78,14 @@ def _frontend(rows: Rows, family: Family, key: bytes, ways: list[KernelVerdict])
     sticky = next((recorded[each] for each in keys if each in recorded), None)
     name, comments = _target(rows, family, sticky)
     timeout = affinity_timeout_s(name, comments) if name else None
-    ranges = ranges_of(_target(rows, family, rows.get(ROWS[family, "ranged"], {}).get(key))[1])
+    ranges = ranges_of(_target(rows, family, rows.get(ROWS[family, "frontends"], {}).get(key))[1])
     return [KernelFrontend(frontend, _kind(rows, frontend), pod, host, outside, timeout, ranges)]
 
 
 def _ways(rows: Rows, family: Family, maps: str, key: bytes, verdict: str) -> list[KernelVerdict]:
     """Return what becomes of pods, the host and outsiders; [] for a verdict kpx would not write."""
+    if verdict.startswith("goto ranges-"):
+        verdict = str(rows.get(ROWS[family, "ranged"], {}).get(key))
     if verdict in _BY_SOURCE:
         verdicts = {side: str(rows.get(ROWS[family, f"{maps}-{side}"], {}).get(key)) for side in ("inside", "outside")}
         ways = {side: _way(rows, family, maps, key, verdict) for side, verdict in verdicts.items()}
@@ -125,7 +129,7 @@ def _masquerade(rows: Rows, family: Family, key: bytes, backends: list[Backend])
 
 def _target(rows: Rows, family: Family, verdict: Value | None) -> tuple[str, tuple[str, ...]]:
     """Return the chain a verdict leads to, and the comments of its rules."""
-    name = str(verdict).removeprefix("jump ") if verdict is not None else ""
+    name = str(verdict).partition(" ")[2] if verdict is not None else ""
     comments = rows.get(CHAINS[family], {}).get(name, ())
     return name, comments if isinstance(comments, tuple) else ()
 

@@ -97,16 +97,17 @@ def _render_frontend(rows: Rows, program: FrontendProgram, remembered: frozenset
         _table(rows, family, "captured")[address] = b""
     if program.source_ranges:
         chain = ranges_chain(program.source_ranges)
-        _table(rows, family, "ranged")[key] = f"jump {_add_chain(rows, family, chain)}"
+        _table(rows, family, maps)[key] = f"goto {_add_chain(rows, family, chain)}"
+    choices = "ranged" if program.source_ranges else maps
     apart = _apart(program)
     if program.outside.action is Action.REJECT:
         _table(rows, family, f"{prefix}refused")[key] = b""
     elif not apart:
-        _table(rows, family, maps)[key] = _way(rows, program, key, program.outside, remembered)
+        _table(rows, family, choices)[key] = _way(rows, program, key, program.outside, remembered)
     else:
         _table(rows, family, f"{maps}-inside")[key] = _way(rows, program, key, program.host, remembered)
         _table(rows, family, f"{maps}-outside")[key] = _way(rows, program, key, program.outside, remembered, outside=True)
-        _table(rows, family, maps)[key] = f"goto {prefix}{apart}"
+        _table(rows, family, choices)[key] = f"goto {prefix}{apart}"
     _render_masquerade(rows, program, key)
 
 
@@ -170,7 +171,8 @@ def _render_masquerade(rows: Rows, program: FrontendProgram, key: bytes) -> None
         if keeping:
             _table(rows, family, "keeping")[key] = b""
         else:
-            _table(rows, family, "masquerades")[key] = f"goto masquerade-{how}"
+            by = "masquerade" if program.affinity_timeout_s is None else "sticky"
+            _table(rows, family, "masquerades")[key] = f"goto {by}-{how}"
         return
     table = _table(rows, family, "nodeport-keeping" if keeping else "nodeport-masquerades")
     for backend in backends:

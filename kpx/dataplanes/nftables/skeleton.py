@@ -33,7 +33,6 @@ HOOKS = {
     "filter-input": BaseHook("filter", "input", FILTER),
     "filter-forward": BaseHook("filter", "forward", FILTER),
     "filter-output": BaseHook("filter", "output", FILTER),
-    **courtesies.HOOKS,
 }
 """The base chains, by name."""
 
@@ -45,14 +44,16 @@ def skeleton(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
         *_by_source(facts.local_detector, family),
         *_forwarding(facts, family),
         *_refusing(facts, family),
-        *_entrances(),
         *courtesies.strays(facts, family),
+        *_entrances(facts),
     )
 
 
-def _entrances() -> tuple[Chain, ...]:
-    def entrance(name: str, target: str, *conditions: bytes, words: str) -> Chain:
-        return Chain(name, (Rule(words, (*conditions, x.verdict(NFT_GOTO, target))),), HOOKS[name])
+def _entrances(facts: NodeFacts) -> tuple[Chain, ...]:
+    strays = courtesies.way_to_strays(facts)
+
+    def entrance(name: str, target: str, *conditions: bytes, words: str, behind: tuple[Rule, ...] = ()) -> Chain:
+        return Chain(name, (Rule(words, (*conditions, x.verdict(NFT_GOTO, target))), *behind), HOOKS[name])
 
     new = (x.ct(x.CT_STATE, 0), x.mask(NEW, 0), x.compare(x.CMP_NEQ, ZERO, 0))
     dnated = (x.ct(x.CT_STATUS, 0), x.mask(DNATED, 0), x.compare(x.CMP_NEQ, ZERO, 0))
@@ -64,9 +65,9 @@ def _entrances() -> tuple[Chain, ...]:
         entrance("prerouting", "forwarding", words="packets that come in"),
         entrance("output", "forwarding", words="packets of this host"),
         entrance("postrouting", "masquerading", *dnated, words="flows sent to an endpoint"),
-        Chain("filter-input", (remembered, refused_here), HOOKS["filter-input"]),
-        entrance("filter-forward", "refusing", *new, words="new flows through this host"),
-        entrance("filter-output", "refusing", *new, words="new flows of this host"),
+        Chain("filter-input", (remembered, refused_here, *strays), HOOKS["filter-input"]),
+        entrance("filter-forward", "refusing", *new, words="new flows through this host", behind=strays),
+        entrance("filter-output", "refusing", *new, words="new flows of this host", behind=strays),
     )
 
 
@@ -86,13 +87,14 @@ def _forwarding(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
     w = Words(family)
     # An exact frontend wins over a node port, also one that has no endpoints (V12).
     exact = (*w.frontend(), x.in_set("refused", 0, inverted=True))
+    inside = Rule("the choice of a frontend that only some sources may use", (*w.frontend(), x.map_verdict("ranged", 0)))
     return (
+        Chain("ranged-choice", (inside,)),
         Chain(
             "forwarding",
             (
                 _taken_by_ipvs(facts),
                 *_learning_rules(facts.local_detector, family),
-                Rule("a frontend that only some sources may use", (*w.frontend(), x.map_verdict("ranged", 0))),
                 Rule("an address and port of a Service", (*w.frontend(), x.map_verdict("frontends", 0))),
                 Rule(
                     "a node port of a Service",
@@ -208,11 +210,10 @@ def _masquerading(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
     masquerading = Chain(
         "masquerading",
         (
-            Rule("session affinity", (*original, x.map_verdict("sticky", 0))),
             Rule("by the frontend that was asked", (*original, x.map_verdict("masquerades", 0))),
             Rule(
                 "a frontend whose clients keep their address",
-                (*original, x.in_set("keeping", 0), x.verdict(NFT_GOTO, "masquerade-host")),
+                (*original, x.in_set("keeping", 0), x.verdict(NFT_GOTO, "sticky-host")),
             ),
             Rule("by the node port that was asked", (*exact, x.map_verdict("nodeport-masquerades", 0))),
             Rule(
@@ -221,7 +222,22 @@ def _masquerading(facts: NodeFacts, family: Family) -> tuple[Chain, ...]:
             ),
         ),
     )
-    return (always, hairpin, unless_pod, only_host, port_masquerade, port_only_host, masquerading, _remembering(family))
+    sticky = Rule("session affinity", (*original, x.map_verdict("sticky", 0)))
+    masquerades = (always, hairpin, unless_pod, only_host)
+    return (
+        *masquerades,
+        *(_after(sticky, chain) for chain in masquerades),
+        port_masquerade,
+        port_only_host,
+        masquerading,
+        _remembering(family),
+    )
+
+
+def _after(sticky: Rule, chain: Chain) -> Chain:
+    """Return the chain that frontends with session affinity go to in the place of a `masquerade-` one; others ask for none."""
+    name = chain.name.replace("masquerade-", "sticky-")
+    return Chain(name, (sticky, Rule("and whose address is replaced", (x.verdict(NFT_GOTO, chain.name),))))
 
 
 def _remembering(family: Family) -> Chain:
