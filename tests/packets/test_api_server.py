@@ -17,7 +17,7 @@ import pytest
 from tests.lab.apiserver import ApiServer
 from tests.lab.certificates import Certificates
 from tests.lab.objects import node, port, service, service_cidr, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, eventually, names, shop, who
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, assert_served_by, eventually, names, shop, who
 from tests.lab.world import World
 
 pytestmark = [pytest.mark.alike, pytest.mark.dataplane]
@@ -80,8 +80,8 @@ def away(world: World, server: ApiServer) -> Iterator[None]:
 
 @pytest.mark.parametrize("source", [POD[4], CLIENT[4], ""])
 def test_service_of_the_api_is_forwarded(world: World, source: str) -> None:
-    assert who(world, source, WEB, times=24) == names(*ENDPOINTS[4])
-    assert who(world, source, NODE[4], 30080, times=24) == names(*ENDPOINTS[4])
+    assert_served_by(world, names(*ENDPOINTS[4]), source, WEB, times=24)
+    assert_served_by(world, names(*ENDPOINTS[4]), source, NODE[4], 30080, times=24)
 
 
 def test_change_there_is_a_change_here(world: World, server: ApiServer) -> None:
@@ -94,7 +94,7 @@ def test_change_there_is_a_change_here(world: World, server: ApiServer) -> None:
 def test_while_the_server_is_away_everything_stays_and_then_goes_on(world: World, server: ApiServer) -> None:
     """16.5."""
     with away(world, server):
-        assert who(world, POD[4], WEB, times=24) == names(*ENDPOINTS[4])
+        assert_served_by(world, names(*ENDPOINTS[4]), POD[4], WEB, times=24)
         endpoints(server, *ENDPOINTS[4][:2])
     reached(world, *ENDPOINTS[4][:2])
     endpoints(server, *ENDPOINTS[4])
@@ -119,7 +119,7 @@ def test_agent_that_starts_while_the_server_is_away_waits_and_leaves_forwarding(
     with away(world, server):
         starting.start()
         eventually(lambda: "refuses connections" in world.agent.log.read_text()[said:], world)
-        assert who(world, POD[4], WEB, times=24) == names(*ENDPOINTS[4])
+        assert_served_by(world, names(*ENDPOINTS[4]), POD[4], WEB, times=24)
         assert " ready " not in world.agent.log.read_text()[said:]
     starting.join()
     eventually(lambda: " ready " in world.agent.log.read_text()[said:], world)
@@ -154,7 +154,7 @@ def test_right_that_is_missing_is_said_and_nothing_changes(world: World, server:
     server.access.deny("*", "endpointslices")
     server.cut_watches("endpointslices")
     eventually(lambda: "RBAC: may not" in world.agent.log_tail(), world)
-    assert who(world, POD[4], WEB, times=24) == names(*ENDPOINTS[4])
+    assert_served_by(world, names(*ENDPOINTS[4]), POD[4], WEB, times=24)
     server.access.denied.clear()
     endpoints(server, ENDPOINTS[4][0])
     eventually(lambda: who(world, POD[4], WEB, times=24) == names(ENDPOINTS[4][0]), world, within_s=60.0)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.lab.objects import node, port, service, service_cidr, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, ask, eventually, names, shop, who
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, ask, assert_served_by, eventually, names, shop, who
 from tests.lab.world import ELSEWHERE, World
 
 pytestmark = [pytest.mark.alike, pytest.mark.dataplane]
@@ -44,8 +44,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.parametrize("source", [POD[4], CLIENT[4], ""])
 def test_a_labelled_service_is_forwarded(world: World, source: str) -> None:
-    assert who(world, source, OURS) == names(*ENDPOINTS[4])
-    assert who(world, source, NODE[4], NODE_PORT) == names(*ENDPOINTS[4])
+    assert_served_by(world, names(*ENDPOINTS[4]), source, OURS)
+    assert_served_by(world, names(*ENDPOINTS[4]), source, NODE[4], NODE_PORT)
     assert ask(world, source, OURS, 81).verdict == "refused"
 
 
@@ -70,7 +70,7 @@ def test_a_label_that_comes_and_goes_hands_over(world: World) -> None:
         world.agent.write([labelled("others", OTHERS, OTHER_NODE_PORT, label)], mark=False)
 
         eventually(lambda: who(world, CLIENT[4], OTHERS, times=1) <= servers, world)  # noqa: B023 (called before the next round)
-        assert who(world, CLIENT[4], OTHERS) == servers
+        assert_served_by(world, servers, CLIENT[4], OTHERS)
 
 
 def test_reading_verbs_see_it_the_same_way(world: World) -> None:

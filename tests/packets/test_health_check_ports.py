@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab import features
 from tests.lab.http_client import Response, ask
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, begin, eventually, names, place, shop, who, write
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, assert_served_by, begin, eventually, names, place, shop, write
 from tests.lab.world import World
 
 pytestmark = pytest.mark.dataplane
@@ -100,7 +100,7 @@ def test_port_somebody_has_is_said_and_stops_nothing(world: World) -> None:
     answer = probe(world, 6, OTHER_PORT)
     assert answer is not None
     assert answer.headers["x-load-balancing-endpoint-weight"] == "1"
-    assert who(world, CLIENT[4], NODE[4], 30080) == names(*ENDPOINTS[4][:2])
+    assert_served_by(world, names(*ENDPOINTS[4][:2]), CLIENT[4], NODE[4], 30080)
     write(world, service())
     eventually(lambda: f"no longer: {complaint}" in world.agent.log.read_text(), world)
     eventually(lambda: told(world) == ALL_READY, world)

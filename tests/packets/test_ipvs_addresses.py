@@ -15,7 +15,7 @@ from scapy.packet import Packet
 from scapy.utils6 import in6_getnsma, in6_getnsmac
 
 from tests.lab.objects import node, port, service, service_cidr, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, names, shop, who, write
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, assert_served_by, begin, names, shop, write
 from tests.lab.traffic import open_socket
 from tests.lab.wire import Wire
 from tests.lab.world import ELSEWHERE, World
@@ -76,7 +76,7 @@ def test_no_address_of_a_service_is_an_address_of_the_host(world: World, v: int)
 def test_other_ports_of_another_nodes_address_reach_that_node(world: World, v: int) -> None:
     """An external IP that is a node's address is captured on its declared port only (D3, V2)."""
     for source in (POD[v], CLIENT[v], ""):
-        assert who(world, source, OTHER_NODE[v]) == names(*ENDPOINTS[v])
+        assert_served_by(world, names(*ENDPOINTS[v]), source, OTHER_NODE[v])
         assert ask(world, source, OTHER_NODE[v], HOST_PORT).server == ELSEWHERE
         assert ask(world, source, EXTERNAL[v], HOST_PORT).server == ELSEWHERE
     assert ask(world, POD[v], OTHER_NODE[v], HOST_PORT).seen == POD[v]
@@ -95,7 +95,7 @@ def test_host_ports_do_not_answer_on_vips(world: World, v: int) -> None:
 def test_host_process_on_the_service_port_is_not_reached_either(world: World, v: int) -> None:
     """Neither with endpoints nor without: no endpoint means refused, whoever listens on the host (R1, D28)."""
     for source in (POD[v], CLIENT[v], ""):
-        assert who(world, source, VIP[v]) == names(*ENDPOINTS[v])
+        assert_served_by(world, names(*ENDPOINTS[v]), source, VIP[v])
         assert ask(world, source, EMPTY[v]).verdict == "refused"
 
 
@@ -158,13 +158,13 @@ def test_a_node_local_cache_can_have_the_address_of_dns(world: World) -> None:
         write(world, service("after", "10.96.0.31"))
         assert ask(world, "", DNS, 8053).server == "cache"
         assert ask(world, POD[4], DNS, 8053).server == "cache"
-        assert who(world, POD[4], DNS, 53, "UDP", 3) == names(ENDPOINTS[4][0])
-        assert who(world, POD[4], VIP[4]) == names(*ENDPOINTS[4])
+        assert_served_by(world, names(ENDPOINTS[4][0]), POD[4], DNS, 53, "UDP", 3)
+        assert_served_by(world, names(*ENDPOINTS[4]), POD[4], VIP[4])
     finally:
         own.ip(f"address del {DNS}/32 dev lo")
-    assert who(world, POD[4], DNS, 53, "UDP", 3) == names(ENDPOINTS[4][0])
+    assert_served_by(world, names(ENDPOINTS[4][0]), POD[4], DNS, 53, "UDP", 3)
 
 
 def test_kube_dns_works_without_it(world: World) -> None:
-    assert who(world, POD[4], DNS, 53, "UDP", 3) == names(ENDPOINTS[4][0])
+    assert_served_by(world, names(ENDPOINTS[4][0]), POD[4], DNS, 53, "UDP", 3)
     assert ask(world, POD[4], DNS, 8053).verdict == "refused"

@@ -14,7 +14,7 @@ import pytest
 from tests.lab.holdings import virtual_servers
 from tests.lab.netns import PATIENCE
 from tests.lab.objects import node, port, service, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, eventually, names, shop, who, write
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, assert_served_by, begin, eventually, names, shop, who, write
 from tests.lab.world import World
 
 pytestmark = pytest.mark.dataplane
@@ -135,8 +135,8 @@ def test_a_restart_forgets_nobody(world: World) -> None:
 def test_it_can_be_switched_off_and_on(world: World) -> None:
     """Off takes effect for new connections, and on again starts anew (A5); a timeout can be changed (A6)."""
     write(world, sticky(0))
-    assert who(world, CLIENT[4], WEB) == names(*ENDPOINTS[4])
-    assert who(world, CLIENT[4], NODE[4], 30080) == names(*ENDPOINTS[4])
+    assert_served_by(world, names(*ENDPOINTS[4]), CLIENT[4], WEB)
+    assert_served_by(world, names(*ENDPOINTS[4]), CLIENT[4], NODE[4], 30080)
 
     write(world, sticky(77))
     assert len(who(world, CLIENT[4], WEB, times=8)) == 1

@@ -16,7 +16,7 @@ import pytest
 from tests.lab.holdings import sets, virtual_servers
 from tests.lab.objects import node, port, service, slice_of
 from tests.lab.probes import Flow
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, names, place, shop, who, write
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, assert_served_by, begin, names, place, shop, who, write
 from tests.lab.world import World
 
 pytestmark = pytest.mark.dataplane("ipvs")
@@ -117,7 +117,7 @@ def test_connections_live_on_and_new_ones_succeed(world: World, flip: str) -> No
     assert by_nftables(world) == []
     assert [flow.ask() for flow in through_ipvs] == before
     assert [flow.ask() for flow in through_both] == meanwhile
-    assert who(world, POD[4], WEB) == names(*ENDPOINTS[4])
+    assert_served_by(world, names(*ENDPOINTS[4]), POD[4], WEB)
     assert world.agent.kpx("diff").returncode == 0
     for flow in (*through_ipvs, *through_both):
         flow.close()
@@ -138,7 +138,7 @@ def test_flows_of_udp_live_on(world: World, source: str) -> None:
     write(world, dns())
     assert flow.ask() == before
     assert other.ask() == through_nftables
-    assert who(world, POD[4], DNS, 53, "UDP") == names(*ENDPOINTS[4])
+    assert_served_by(world, names(*ENDPOINTS[4]), POD[4], DNS, 53, "UDP")
     flow.close()
     other.close()
 

@@ -15,7 +15,7 @@ from tests.lab.holdings import virtual_servers
 from tests.lab.netns import PATIENCE
 from tests.lab.objects import node, port, service, slice_of
 from tests.lab.probes import Flow
-from tests.lab.shop import ENDPOINTS, NODE, POD, ask, begin, eventually, names, shop, who, write
+from tests.lab.shop import ENDPOINTS, NODE, POD, ask, assert_served_by, begin, eventually, names, shop, write
 from tests.lab.world import World
 
 pytestmark = pytest.mark.dataplane("ipvs")
@@ -71,12 +71,12 @@ def test_a_connection_lives_on_and_no_new_one_comes(world: World) -> None:
     write(world, slice_of("web", SECOND))
     assert weight(world, FIRST) == 0
     assert flow.ask().server in names(FIRST)
-    assert who(world, POD[4], WEB) == names(SECOND)
+    assert_served_by(world, names(SECOND), POD[4], WEB)
 
     write(world, slice_of("web", FIRST, SECOND))
     assert weight(world, FIRST) == 1
     assert flow.ask().server in names(FIRST)
-    assert who(world, POD[4], WEB) == names(FIRST, SECOND)
+    assert_served_by(world, names(FIRST, SECOND), POD[4], WEB)
     flow.close()
 
 
@@ -85,7 +85,7 @@ def test_an_endpoint_that_terminates_drains_too(world: World) -> None:
     flow = connected(world, FIRST)
     write(world, slice_of("web", FIRST, SECOND, terminating=[FIRST]))
     assert weight(world, FIRST) == 0
-    assert who(world, POD[4], WEB) == names(SECOND)
+    assert_served_by(world, names(SECOND), POD[4], WEB)
     assert flow.ask().server in names(FIRST)
 
     draining = json.loads(world.agent.kpx("get", "endpoints", "-o", "json").stdout)
@@ -157,7 +157,7 @@ def test_what_drained_long_enough_is_deleted(world: World) -> None:
     assert not flow.ask().server
     flow.close()
     write(world, slice_of("web", FIRST, SECOND))
-    assert who(world, POD[4], WEB) == names(FIRST, SECOND)
+    assert_served_by(world, names(FIRST, SECOND), POD[4], WEB)
 
 
 def test_what_is_in_no_slice_any_more_is_deleted_after_the_grace_time(world: World) -> None:

@@ -18,7 +18,21 @@ from kpx.model.facts import NodeFacts
 from kpx.reconcile.plan import Operation, Plan, Verb
 from tests.lab.holdings import HOLDINGS, ROUTING_TABLE, left_behind, sets, virtual_servers
 from tests.lab.objects import node, port, service, service_cidr, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, SOON_S, ask, begin, eventually, names, shop, who, write
+from tests.lab.shop import (
+    CLIENT,
+    ENDPOINTS,
+    NODE,
+    POD,
+    REMOTE,
+    SOON_S,
+    ask,
+    assert_served_by,
+    begin,
+    eventually,
+    names,
+    shop,
+    write,
+)
 from tests.lab.world import World
 
 pytestmark = pytest.mark.dataplane("ipvs")
@@ -51,7 +65,7 @@ def test_what_others_have_survives_start_sync_stop_and_cleanup(world: World) -> 
     begin(world, OBJECTS)
     assert theirs(world) == before
     write(world, slice_of("web", ENDPOINTS[4][0]), service("more", "10.96.0.11"), slice_of("more", ENDPOINTS[4][1]))
-    assert who(world, POD[4], "10.96.0.11") == names(ENDPOINTS[4][1])
+    assert_served_by(world, names(ENDPOINTS[4][1]), POD[4], "10.96.0.11")
     assert theirs(world) == before
     world.agent.stop()
     assert theirs(world) == before
@@ -81,8 +95,8 @@ def test_somebody_elses_virtual_server_on_an_address_of_ours_keeps_it(world: Wor
     assert not any(f" {TAKEN},tcp:80" in line for line in sets(own) if "KPX-" in line), "it must be neither recorded nor steered"
     said = [line for line in world.agent.log.read_text().splitlines() if TAKEN in line]
     assert any("somebody else" in line for line in said), world.agent.log_tail()
-    assert who(world, POD[4], TAKEN, 81) == names(ENDPOINTS[4][0])
-    assert who(world, CLIENT[4], NODE[4], 30080) == names(*ENDPOINTS[4])
+    assert_served_by(world, names(ENDPOINTS[4][0]), POD[4], TAKEN, 81)
+    assert_served_by(world, names(*ENDPOINTS[4]), CLIENT[4], NODE[4], 30080)
 
     world.agent.stop()
     assert world.agent.bare("cleanup").returncode == 0

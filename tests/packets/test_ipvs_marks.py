@@ -11,7 +11,7 @@ import pytest
 from tests.lab.holdings import ROUTING_TABLE
 from tests.lab.objects import node, port, service, slice_of
 from tests.lab.ruleset import nft
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, begin, names, shop, who
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, assert_served_by, begin, names, shop
 from tests.lab.world import World
 
 pytestmark = [pytest.mark.dataplane("ipvs"), pytest.mark.needs("nf_tables")]
@@ -56,11 +56,11 @@ def marks(world: World, name: str) -> set[int]:
 def ask_in_every_way(world: World) -> None:
     """Pods, outsiders, the host and an endpoint that meets itself; masqueraded and not."""
     everybody = names(*ENDPOINTS[4])
-    assert who(world, POD[4], WEB) == everybody
-    assert who(world, CLIENT[4], WEB) == everybody
-    assert who(world, CLIENT[4], NODE[4], 30080) == everybody
-    assert who(world, "", WEB) == everybody
-    assert who(world, ENDPOINTS[4][0], WEB) == everybody
+    assert_served_by(world, everybody, POD[4], WEB)
+    assert_served_by(world, everybody, CLIENT[4], WEB)
+    assert_served_by(world, everybody, CLIENT[4], NODE[4], 30080)
+    assert_served_by(world, everybody, "", WEB)
+    assert_served_by(world, everybody, ENDPOINTS[4][0], WEB)
 
 
 @pytest.mark.parametrize("bits", [0x3000, 0x80000001])

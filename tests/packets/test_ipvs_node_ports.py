@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab.holdings import virtual_servers
 from tests.lab.objects import node, port, service, service_cidr, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, eventually, names, shop, who, write
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, assert_served_by, begin, eventually, names, shop, write
 from tests.lab.world import ANY_EXTERNAL_IP, ELSEWHERE, World
 
 pytestmark = pytest.mark.dataplane("ipvs")
@@ -43,8 +43,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @VERSIONS
 def test_a_node_port_answers_on_the_node_and_on_no_vip(world: World, v: int) -> None:
     """Neither on the Service's own addresses nor on those of another one (D9, N4, N11)."""
-    assert who(world, CLIENT[v], NODE[v], NODE_PORT[v]) == names(*ENDPOINTS[v])
-    assert who(world, "", NODE[v], NODE_PORT[v]) == names(*ENDPOINTS[v])
+    assert_served_by(world, names(*ENDPOINTS[v]), CLIENT[v], NODE[v], NODE_PORT[v])
+    assert_served_by(world, names(*ENDPOINTS[v]), "", NODE[v], NODE_PORT[v])
     for source in (POD[v], CLIENT[v], ""):
         assert ask(world, source, WEB[v], NODE_PORT[v]).verdict == "refused"
         assert ask(world, source, OTHER[v], NODE_PORT[v]).verdict == "refused"
@@ -59,7 +59,7 @@ def test_an_address_added_later_answers_and_stops_when_it_goes(world: World, v: 
 
     world.node.add_address(LATER[v])
     eventually(lambda: ask(world, CLIENT[v], LATER[v], NODE_PORT[v], timeout_s=0.2).server in names(*ENDPOINTS[v]), world)
-    assert who(world, POD[v], LATER[v], NODE_PORT[v]) == names(*ENDPOINTS[v])
+    assert_served_by(world, names(*ENDPOINTS[v]), POD[v], LATER[v], NODE_PORT[v])
     assert ask(world, CLIENT[v], LATER[v], NODE_PORT[v]).seen in world.node.addresses
 
     own.ip(f"address del {LATER[v]}/{32 if v == 4 else 128} dev lo")
@@ -78,12 +78,12 @@ def test_an_exact_claim_on_an_address_of_the_node_wins_and_gives_back(world: Wor
     """An external IP that is this node's address, with the number of a node port, wins while it is there (V12)."""
     claim = service("claim", "10.96.0.40", port(NODE_PORT[4]), external_ips=[NODE[4]])
     write(world, claim, slice_of("claim", ENDPOINTS[4][1]))
-    assert who(world, CLIENT[4], NODE[4], NODE_PORT[4]) == names(ENDPOINTS[4][1])
-    assert who(world, CLIENT[6], NODE[6], NODE_PORT[6]) == names(*ENDPOINTS[6])
+    assert_served_by(world, names(ENDPOINTS[4][1]), CLIENT[4], NODE[4], NODE_PORT[4])
+    assert_served_by(world, names(*ENDPOINTS[6]), CLIENT[6], NODE[6], NODE_PORT[6])
 
     world.agent.delete([{"kind": "Service", "namespace": "shop", "name": "claim"}])
     world.agent.catch_up()
-    assert who(world, CLIENT[4], NODE[4], NODE_PORT[4]) == names(*ENDPOINTS[4])
+    assert_served_by(world, names(*ENDPOINTS[4]), CLIENT[4], NODE[4], NODE_PORT[4])
 
 
 def test_a_node_port_that_is_given_up_is_the_hosts_again(world: World) -> None:
@@ -93,4 +93,4 @@ def test_a_node_port_that_is_given_up_is_the_hosts_again(world: World) -> None:
     assert ask(world, CLIENT[4], NODE[4], NODE_PORT[4]).server == "host"
 
     write(world, *OBJECTS)
-    assert who(world, CLIENT[4], NODE[4], NODE_PORT[4]) == names(*ENDPOINTS[4])
+    assert_served_by(world, names(*ENDPOINTS[4]), CLIENT[4], NODE[4], NODE_PORT[4])

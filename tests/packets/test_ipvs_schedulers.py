@@ -10,7 +10,7 @@ import pytest
 from tests.lab import features
 from tests.lab.holdings import virtual_servers
 from tests.lab.objects import node, service, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, names, shop, who, write
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, assert_served_by, begin, names, shop, who, write
 from tests.lab.world import World
 
 pytestmark = pytest.mark.dataplane("ipvs")
@@ -75,7 +75,7 @@ def test_the_default_is_a_setting_and_the_alias_an_annotation_too(world: World) 
 def test_an_unknown_scheduler_is_rr_and_somebody_is_told(world: World) -> None:
     """The Service is served, and the log names it and what it asked for."""
     assert " -s rr" in server_line(world, UNKNOWN)
-    assert who(world, POD[4], UNKNOWN) == names(*ENDPOINTS[4])
+    assert_served_by(world, names(*ENDPOINTS[4]), POD[4], UNKNOWN)
     said = [line for line in world.agent.log.read_text().splitlines() if "shop/unknown" in line]
     assert any("nonsense" in line and "warning" in line for line in said), said
 
@@ -97,8 +97,8 @@ def test_mh_looks_at_ports_and_goes_round_what_drains(world: World) -> None:
     write(world, slice_of("maglev", *left, remote=REMOTE))
     try:
         assert f"-a -t {MH}:80 -r {gone} -m -w 0" in virtual_servers(world.node.namespace)
-        assert who(world, POD[4], MH, times=40) == names(*left)
-        assert who(world, CLIENT[4], MH, times=20) == names(*left)
+        assert_served_by(world, names(*left), POD[4], MH, times=40)
+        assert_served_by(world, names(*left), CLIENT[4], MH, times=20)
         assert [flow.ask().server for flow in flows] == held
     finally:
         for flow in flows:

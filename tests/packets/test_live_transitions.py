@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab.agent import Object
 from tests.lab.objects import node, port, service, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, names, shop, who, write
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, assert_served_by, begin, names, shop, who, write
 from tests.lab.world import World
 
 pytestmark = [pytest.mark.dataplane, pytest.mark.needs("IPv6")]
@@ -121,24 +121,27 @@ def destination(way: str, v: int) -> tuple[str, int]:
     return {"cluster": CLUSTER_IP, "external": EXTERNAL_IP, "balancer": BALANCER}[way][v], 80
 
 
-def reached(world: World, state: State, source: str, to: str, number: int, wanted: set[str]) -> set[str]:
-    """Who answered; asked often enough to see all who may, or once where nobody must."""
-    if not wanted & names(*ENDPOINTS[4], *ENDPOINTS[6]):
-        outcome = ask(world, source, to, number)
-        return {"refused" if outcome.verdict == "refused" else outcome.server}
-    found = who(world, source, to, number, times=4 if state.affinity else 10 * len(wanted))
-    return wanted if state.affinity and len(found) == 1 and found < wanted else found
-
-
 def look(world: World, state: State, before: State) -> None:
     """Ask by every way, from a pod and from two clients, in both families."""
     for v in (4, 6):
         for way in ("cluster", "external", "balancer", *(f"node {number}" for number in NODE_PORTS)):
             to, number = destination(way, v)
             for source in (POD[v], CLIENT[v], *([ANOTHER_CLIENT[v]] if way == "balancer" else [])):
-                wanted = expected(state, source, way, v)
-                found = reached(world, state, source, to, number, wanted)
-                assert found == wanted, f"{before.story} -> {state.story}: {source} to {to}:{number}"
+                why = f"{before.story} -> {state.story}: {source} to {to}:{number}"
+                look_from(world, state, source, (to, number), expected(state, source, way, v), why)
+
+
+def look_from(world: World, state: State, source: str, to: tuple[str, int], wanted: set[str], why: str) -> None:
+    """Ask often enough to see all who may answer, or once where nobody must."""
+    if not wanted & names(*ENDPOINTS[4], *ENDPOINTS[6]):
+        outcome = ask(world, source, *to)
+        assert {"refused" if outcome.verdict == "refused" else outcome.server} == wanted, why
+    elif state.affinity:
+        found = who(world, source, *to, times=4)
+        assert found <= wanted, why
+        assert len(found) == 1, why
+    else:
+        assert_served_by(world, wanted, source, *to, times=4 * len(wanted), why=why)
 
 
 def test_no_packet_meets_what_was_before(tmp_path: Path) -> None:

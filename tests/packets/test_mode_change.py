@@ -17,7 +17,7 @@ import pytest
 from tests.lab.holdings import HOLDINGS
 from tests.lab.netns import PATIENCE
 from tests.lab.objects import node, port, service, service_cidr, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, eventually, names, shop, who
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, assert_served_by, begin, eventually, names, shop, who
 from tests.lab.world import World
 
 pytestmark = [pytest.mark.dataplane("ipvs"), pytest.mark.needs("nf_tables")]
@@ -118,9 +118,9 @@ def test_what_changed_meanwhile_is_right_in_the_new_one(world: World) -> None:
     world.agent.mode = "ipvs"
     world.agent.start()
 
-    assert who(world, POD[4], WEB) == names(*ENDPOINTS[4][:2])
+    assert_served_by(world, names(*ENDPOINTS[4][:2]), POD[4], WEB)
     eventually(lambda: is_alone(world), world, LEAVES_S)
-    assert who(world, POD[4], WEB) == names(*ENDPOINTS[4][:2])
+    assert_served_by(world, names(*ENDPOINTS[4][:2]), POD[4], WEB)
 
 
 def test_clients_are_remembered_by_the_same_tables(world: World) -> None:
@@ -145,6 +145,6 @@ def test_no_new_connection_fails_while_the_data_plane_changes(world: World) -> N
         assert set(seen) == {"answered"}, f"{seen} {world.agent.log_tail()}"
         assert seen["answered"] > 100
         assert HOLDINGS[mode].ours(world.node.namespace)
-        assert who(world, CLIENT[4], WEB) == names(*ENDPOINTS[4])
+        assert_served_by(world, names(*ENDPOINTS[4]), CLIENT[4], WEB)
         assert ask(world, POD[4], EMPTY).verdict == "refused"
         assert world.agent.kpx("diff").returncode == 0

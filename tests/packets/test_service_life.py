@@ -13,7 +13,7 @@ import pytest
 from tests.lab.agent import Object
 from tests.lab.netns import PATIENCE
 from tests.lab.objects import node, port, service, service_cidr, slice_of
-from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, begin, eventually, names, shop, who, write
+from tests.lab.shop import CLIENT, ENDPOINTS, NODE, POD, REMOTE, ask, assert_served_by, begin, eventually, names, shop, who, write
 from tests.lab.world import World
 
 pytestmark = pytest.mark.dataplane
@@ -53,13 +53,13 @@ def test_ports_and_ways_in_come_and_go(tmp_path: Path) -> None:
     one = [NODE_OBJECT, service("web", WEB, HTTP), service("other", OTHER, DNS), *slices]
     with shop(one, tmp_path, beside=[(BALANCER, 80), (FORMER, 80)]) as world:
         begin(world, one)
-        assert who(world, POD[4], WEB) == ALL
-        assert who(world, POD[4], OTHER, 53, "UDP") == names(*ENDPOINTS[4], port=8053)
+        assert_served_by(world, ALL, POD[4], WEB)
+        assert_served_by(world, names(*ENDPOINTS[4], port=8053), POD[4], OTHER, 53, "UDP")
         connection = world.flow("TCP", POD[4], WEB, 80)
         server = connection.ask().server
 
         write(world, service("web", WEB, HTTP, HTTPS))
-        assert who(world, POD[4], WEB, 443) == names(*ENDPOINTS[4], port=8081)
+        assert_served_by(world, names(*ENDPOINTS[4], port=8081), POD[4], WEB, 443)
         assert connection.ask().server == server, "a port that came disturbed another"
         write(world, service("web", WEB, HTTP))
         assert verdict(world, POD[4], WEB, 443) == "refused"
@@ -67,19 +67,19 @@ def test_ports_and_ways_in_come_and_go(tmp_path: Path) -> None:
 
         balanced = service("web", WEB, HTTP, load_balancer_ips=[BALANCER])
         write(world, changed(balanced, allocateLoadBalancerNodePorts=False))
-        assert who(world, CLIENT[4], BALANCER) == ALL
+        assert_served_by(world, ALL, CLIENT[4], BALANCER)
         assert verdict(world, CLIENT[4], NODE[4], 30080) == "refused", "no node port yet"
         write(world, service("web", WEB, port(80, name="http", node_port=30080), load_balancer_ips=[BALANCER]))
-        assert who(world, CLIENT[4], NODE[4], 30080) == ALL
+        assert_served_by(world, ALL, CLIENT[4], NODE[4], 30080)
 
         sharing = service("other", OTHER, DNS, load_balancer_ips=[BALANCER])
         write(world, sharing)
-        assert who(world, CLIENT[4], BALANCER, 53, "UDP") == names(*ENDPOINTS[4], port=8053)
-        assert who(world, CLIENT[4], BALANCER) == ALL
+        assert_served_by(world, names(*ENDPOINTS[4], port=8053), CLIENT[4], BALANCER, 53, "UDP")
+        assert_served_by(world, ALL, CLIENT[4], BALANCER)
         write(world, service("web", WEB, HTTP, load_balancer_ips=[FORMER]))
-        assert who(world, CLIENT[4], FORMER) == ALL
-        assert who(world, CLIENT[4], BALANCER) == {"elsewhere"}, "an address that was given up is routed as ever"
-        assert who(world, CLIENT[4], BALANCER, 53, "UDP") == names(*ENDPOINTS[4], port=8053)
+        assert_served_by(world, ALL, CLIENT[4], FORMER)
+        assert_served_by(world, {"elsewhere"}, CLIENT[4], BALANCER, why="an address that was given up is routed as ever")
+        assert_served_by(world, names(*ENDPOINTS[4], port=8053), CLIENT[4], BALANCER, 53, "UDP")
         assert verdict(world, CLIENT[4], NODE[4], 30080) == "refused"
         world.wind_up()
 
@@ -94,13 +94,13 @@ def test_a_node_port_that_is_released_is_somebody_elses(tmp_path: Path) -> None:
         begin(world, objects)
         talker = world.flow("UDP", CLIENT[4], NODE[4], 30080, 5555)
         assert talker.ask().server == f"{FIRST}:8053"
-        assert who(world, CLIENT[4], NODE[4], 30080) == names(FIRST)
+        assert_served_by(world, names(FIRST), CLIENT[4], NODE[4], 30080)
 
         write(world, released)
         assert verdict(world, CLIENT[4], NODE[4], 30080) == "refused"
         write(world, service("other", OTHER, *numbers))
         eventually(lambda: talker.ask(timeout_s=0.2 * PATIENCE).server == f"{SECOND}:8053", world)
-        assert who(world, CLIENT[4], NODE[4], 30080) == names(SECOND)
+        assert_served_by(world, names(SECOND), CLIENT[4], NODE[4], 30080)
         world.wind_up()
 
 
@@ -113,21 +113,21 @@ def test_slices_of_every_kind_make_one_service(tmp_path: Path) -> None:
     with shop(objects, tmp_path) as world:
         begin(world, objects)
         both = names(FIRST) | names(SECOND, port=9090)
-        assert who(world, POD[4], WEB) == both
-        assert who(world, POD[4], WEB, 81) == names(FIRST, port=9100)
+        assert_served_by(world, both, POD[4], WEB)
+        assert_served_by(world, names(FIRST, port=9100), POD[4], WEB, 81)
 
         write(world, *(hidden(each) for each in (named, otherwise)))
         for source in (POD[4], ""):
             assert verdict(world, source, WEB) == "refused"
         write(world, named, otherwise)
-        assert who(world, POD[4], WEB) == both
+        assert_served_by(world, both, POD[4], WEB)
 
         write(world, with_endpoints(named, endpoint(FIRST, ready=False)), with_endpoints(otherwise))
         assert verdict(world, POD[4], WEB) == "refused", "an endpoint that is not ready is none"
         write(world, with_endpoints(named, endpoint(FIRST, ready=False, serving=False, terminating=True)))
         assert verdict(world, POD[4], WEB) == "refused", "one that ends and no longer serves is none"
         write(world, with_endpoints(named, endpoint(FIRST, ready=True, serving=False, terminating=True)))
-        assert who(world, POD[4], WEB) == names(FIRST), "what is published as ready is used, ending or not"
+        assert_served_by(world, names(FIRST), POD[4], WEB, why="what is published as ready is used, ending or not")
         world.wind_up()
 
 
@@ -149,12 +149,12 @@ def test_a_node_that_moves_to_another_zone_uses_its_endpoints_at_once(tmp_path: 
     objects = [in_zone("east"), service("web", WEB, port(80, node_port=30080)), hinted]
     with shop(objects, tmp_path) as world:
         begin(world, objects)
-        assert who(world, POD[4], WEB) == names(FIRST)
+        assert_served_by(world, names(FIRST), POD[4], WEB)
         write(world, in_zone("west"))
-        assert who(world, POD[4], WEB) == names(SECOND)
-        assert who(world, CLIENT[4], NODE[4], 30080) == names(SECOND)
+        assert_served_by(world, names(SECOND), POD[4], WEB)
+        assert_served_by(world, names(SECOND), CLIENT[4], NODE[4], 30080)
         write(world, NODE_OBJECT)
-        assert who(world, POD[4], WEB) == names(FIRST, SECOND)
+        assert_served_by(world, names(FIRST, SECOND), POD[4], WEB)
         world.wind_up()
 
 
@@ -213,6 +213,6 @@ def test_affinity_stays_within_what_a_way_in_may_use(tmp_path: Path) -> None:
             for to, number in ((WEB, 80), (NODE[4], 30080)):
                 assert len(who(world, client, to, number, times=3)) == 1
         write(world, changed(local, sessionAffinity="None"))
-        assert who(world, clients[0], NODE[4], 30080) == here
-        assert who(world, clients[0], WEB) == ALL
+        assert_served_by(world, here, clients[0], NODE[4], 30080)
+        assert_served_by(world, ALL, clients[0], WEB)
         world.wind_up()
