@@ -28,7 +28,7 @@ ONE_DATAPLANE = ("-m", "dataplane")
 MACHINE_MEMORY_GIB = 2
 MACHINE_TIMEOUT_S = 55 * 60
 PATIENCE = 8
-PROGRESS_EVERY_S = 30.0
+PROGRESS_EVERY_S = 60.0
 COUNTS = ("passed", "failed", "skipped")
 
 
@@ -66,12 +66,13 @@ class Suite(NamedTuple):
     selection: tuple[str, ...] = ()
 
 
-WHOLE = ("1/2", "2/2")
+HALVES = ("1/2", "2/2")
+THIRDS = ("1/3", "2/3", "3/3")
 THIN = ("--thin", "3")
 """Runs a third of what hardly depends on the data plane, and was run whole with the other one on this machine's kernel."""
 SUITES = (
     # An emulated hour is long. Behaviour hardly differs between kernels, so of the other combinations a fixed part is run.
-    Suite("ipvs", "6.1", WHOLE, THIN),
+    Suite("ipvs", "6.1", THIRDS, THIN),
     Suite("ipvs", "6.12", ("1/12",)),
     Suite("nftables", "6.1", ("2/12",), ONE_DATAPLANE),
     Suite("nftables", "6.12", ("3/16",), ONE_DATAPLANE),
@@ -99,8 +100,9 @@ class Line(NamedTuple):
 
 
 def native_runs() -> Iterator[Run]:
-    """What is run on this machine's kernel."""
-    yield Run("nftables")
+    """What is run on this machine's kernel, side by side: a test waits as long as it works."""
+    for part in HALVES:
+        yield Run("nftables", part=part)
     yield Run("ipvs", selection=ONE_DATAPLANE)
 
 
@@ -108,7 +110,7 @@ def machine_runs(series: Sequence[str], complete: bool = False) -> Iterator[Run]
     """What is run in virtual machines, the longest first; `complete` leaves nothing out."""
     for suite in SUITES:
         if suite.series in series:
-            for part in WHOLE if complete else suite.parts:
+            for part in THIRDS if complete else suite.parts:
                 selection = () if complete and suite.selection == THIN else suite.selection
                 yield Run(suite.plane, suite.series, part, selection)
 
@@ -197,18 +199,18 @@ def table(lines: Iterable[Line]) -> str:
     return "\n".join(text.rstrip() for text in texts)
 
 
-class Machine:
-    """A virtual machine that runs a part of a suite."""
+class Running:
+    """A run that is under way."""
 
     def __init__(self, run: Run, directory: Path, arguments: Sequence[str]) -> None:
         self.run = run
         self.since = time.monotonic()
-        self._directory = directory / f"{run.plane}-{run.series}-{run.part.replace('/', '-')}"
+        self._directory = directory / f"{run.plane}-{run.series or 'native'}-{run.part.replace('/', '-')}"
         self._directory.mkdir()
         self.results = self._directory / "results.json"
         self.log = self._directory / "log"
+        command = (machine_command if run.series else pytest_command)(run, self.results, arguments)
         with self.log.open("w") as output:
-            command = machine_command(run, self.results, arguments)
             self.process = subprocess.Popen(
                 command, cwd=REPOSITORY, env=environment(run), stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
@@ -224,9 +226,9 @@ class Machine:
 
 
 def machines_at_once() -> int:
-    """As many as there are processors and memory for, and at least one."""
+    """One more than there are processors, as each waits a third of its time; fewer where memory is short, and at least one."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30
-    return max(1, min(len(os.sched_getaffinity(0)), int(memory / (MACHINE_MEMORY_GIB + 1))))
+    return max(1, min(len(os.sched_getaffinity(0)) + 1, int(memory / (MACHINE_MEMORY_GIB + 1))))
 
 
 class Session:
@@ -239,48 +241,39 @@ class Session:
         self._since = time.monotonic()
         self._suites: dict[tuple[str, str], list[Mapping[str, object]]] = {}
 
-    def here(self, run: Run) -> None:
-        """Carry a run out on this machine; what pytest prints is seen at once."""
-        self._say(f"{run}")
-        results = self._directory / f"{run.plane}.json"
-        command = pytest_command(run, results, self._arguments)
-        status = subprocess.run(command, cwd=REPOSITORY, env=environment(run), stdin=subprocess.DEVNULL, check=False).returncode
-        self._judge(run, status, read_results(results))
-
-    def in_machines(self, runs: Iterable[Run]) -> None:
-        """Carry runs out in virtual machines; what pytest prints is shown when one has failed."""
+    def carry_out(self, runs: Iterable[Run], at_once: int) -> None:
+        """Carry runs out, so many side by side; what pytest prints is shown of those that failed, and of none of the others."""
         waiting = list(runs)
-        at_once = machines_at_once()
-        running: list[Machine] = []
+        running: list[Running] = []
         said = time.monotonic()
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
-                    running.append(Machine(waiting.pop(0), self._directory, self._arguments))
+                    running.append(Running(waiting.pop(0), self._directory, self._arguments))
                     self._say(f"{running[-1].run}: starting")
                 time.sleep(0.5)
-                for machine in [each for each in running if each.process.poll() is not None]:
-                    running.remove(machine)
-                    self._finish(machine)
+                for each in [each for each in running if each.process.poll() is not None]:
+                    running.remove(each)
+                    self._finish(each)
                 if time.monotonic() - said >= PROGRESS_EVERY_S:
                     said = time.monotonic()
-                    for machine in running:
-                        self._say(machine.progress())
+                    for each in running:
+                        self._say(each.progress())
         finally:
-            for machine in running:
-                machine.process.terminate()
-            for machine in running:
-                machine.process.wait()
+            for each in running:
+                each.process.terminate()
+            for each in running:
+                each.process.wait()
 
     def lines(self) -> list[Line]:
         """The table's lines."""
         return [line_of(parts) for parts in self._suites.values()]
 
-    def _finish(self, machine: Machine) -> None:
-        if self._judge(machine.run, machine.process.returncode, read_results(machine.results)):
-            print(machine.log.read_text(), flush=True)
+    def _finish(self, ended: Running) -> None:
+        if self._judge(ended.run, ended.process.returncode, read_results(ended.results)):
+            print(ended.log.read_text(), flush=True)
         else:
-            self._say(f"{machine.progress()}, passed after {time.monotonic() - machine.since:.0f} s")
+            self._say(f"{ended.progress()}, passed after {time.monotonic() - ended.since:.0f} s")
 
     def _judge(self, run: Run, status: int, results: Mapping[str, object]) -> str:
         if results:
@@ -307,10 +300,10 @@ def main() -> int:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kpx-test-") as directory:
         session = Session(Path(directory), asked.arguments)
-        for run in () if asked.no_native else native_runs():
-            session.here(run)
+        if not asked.no_native:
+            session.carry_out(native_runs(), at_once=len(HALVES))
         if not asked.no_vm:
-            session.in_machines(machine_runs(asked.kernel or SERIES, asked.complete))
+            session.carry_out(machine_runs(asked.kernel or SERIES, asked.complete), machines_at_once())
         lines = session.lines()
     if not sum(line.ran for line in lines):
         session.failures.append("not a single test ran")

@@ -8,14 +8,17 @@ import pytest
 
 from scripts.test_runs import (
     COUNTS,
+    HALVES,
     SERIES,
     SUITES,
     THIN,
-    WHOLE,
+    THIRDS,
     Run,
+    Session,
     complaint,
     line_of,
     machine_runs,
+    native_runs,
     pytest_command,
     read_results,
     table,
@@ -90,13 +93,29 @@ def test_ipvs_is_run_whole_on_one_kernel_and_every_data_plane_on_every_kernel() 
 
     assert len(set(runs)) == len(runs)
     assert {(plane, series) for plane in ("ipvs", "nftables") for series in SERIES} == {run[:2] for run in runs}
-    assert [Run("ipvs", "6.1", part, THIN) for part in WHOLE] == [run for run in runs if run[:2] == ("ipvs", "6.1")]
+    assert [Run("ipvs", "6.1", part, THIN) for part in THIRDS] == [run for run in runs if run[:2] == ("ipvs", "6.1")]
+
+
+def test_all_runs_here_together_are_the_whole_suite() -> None:
+    assert [run.part for run in native_runs() if run.plane == "nftables"] == list(HALVES)
+    assert [run.part for run in native_runs() if run.plane == "ipvs"] == [""]
+
+
+def test_runs_that_went_wrong_are_shown_and_the_others_go_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    nothing_to_see = ["-k", "no_test_is_called_so"]
+    session = Session(tmp_path, nothing_to_see)
+    session.carry_out([Run("nftables", part="1/2"), Run("nftables", selection=("--no-such-option",))], at_once=2)
+
+    printed = capsys.readouterr().out
+    assert session.failures == ["nftables on this kernel: ended with exit status 4 before it counted anything"]
+    assert "unrecognized arguments: --no-such-option" in printed
+    assert "nftables on this kernel, part 1/2: 0 of 0, passed" in printed
 
 
 def test_complete_leaves_nothing_out() -> None:
     runs = list(machine_runs(SERIES, complete=True))
 
-    assert sorted(run.part for run in runs) == sorted(WHOLE * len(SUITES))
+    assert sorted(run.part for run in runs) == sorted(THIRDS * len(SUITES))
     assert not any("--thin" in run.selection for run in runs)
 
 
