@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from tests.lab.http_client import ask
 from tests.lab.netns import Namespace
-from tests.lab.probes import ANSWER_S, Flow, Outcome, probe
+from tests.lab.probes import ANSWER_S, SILENCE_S, Flow, Outcome, probe
 
 TRIES_PER_ENDPOINT = (12, 40)
 """
@@ -138,7 +138,8 @@ class Judge:
         servers: set[str] = set()
         at_least, at_most = self._tries(row, again)
         for attempt in range(1, at_most + 1):
-            outcome = probe(namespace, row.protocol, row.source, row.destination, row.port, row.source_port)
+            wait_s = SILENCE_S if row.expected.verdict == "drop" else ANSWER_S
+            outcome = probe(namespace, row.protocol, row.source, row.destination, row.port, row.source_port, wait_s)
             if complaint := self._complaint(row, outcome):
                 return complaint
             servers.add(outcome.server)

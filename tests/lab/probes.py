@@ -19,6 +19,9 @@ from tests.lab.netns import PATIENCE, Namespace
 from tests.lab.traffic import open_socket
 
 ANSWER_S = 0.6 * PATIENCE
+"""How long an answer may take."""
+SILENCE_S = 0.2 * PATIENCE
+"""How long silence is listened to where it is expected: many times as long as an answer takes."""
 IP_RECVERR = 11
 IPV6_RECVERR = 25
 REFUSALS = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE}
