@@ -73,9 +73,9 @@ THIN = ("--thin", "3")
 SUITES = (
     # An emulated hour is long. Behaviour hardly differs between kernels, so of the other combinations a fixed part is run.
     Suite("ipvs", "6.1", THIRDS, THIN),
-    Suite("ipvs", "6.12", ("1/12",)),
-    Suite("nftables", "6.1", ("2/12",), ONE_DATAPLANE),
-    Suite("nftables", "6.12", ("3/16",), ONE_DATAPLANE),
+    Suite("ipvs", "6.12", ("1/16",)),
+    Suite("nftables", "6.1", ("2/16",), ONE_DATAPLANE),
+    Suite("nftables", "6.12", ("3/20",), ONE_DATAPLANE),
 )
 
 

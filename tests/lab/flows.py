@@ -20,13 +20,14 @@ from http.client import HTTPException
 from typing import Any, NamedTuple
 
 from tests.lab.http_client import ask
-from tests.lab.netns import Namespace
+from tests.lab.netns import PATIENCE, Namespace
 from tests.lab.probes import ANSWER_S, SILENCE_S, Flow, Outcome, probe
 
-TRIES_PER_ENDPOINT = (12, 40)
+TRIES_PER_ENDPOINT = (12, 40) if PATIENCE == 1 else (6, 20)
 """
 At least and at most so many connections. With 12 an endpoint that must not be there stays unseen once in 10^5 times, with 40
 any endpoint once in 10^17 times; that many it takes once a row is asked over and over, since chance gets a chance each time.
+Where machines are slow, half as many: once in 400 and once in 10^8 times.
 """
 
 

@@ -34,6 +34,8 @@ LEFT = {SECOND, THIRD}
 VIP = "10.96.0.10"
 NODE = NodeConfig("n1", ("192.168.10.1",), ("10.244.0.0/16",))
 NODE_OBJECT = objects.node("192.168.10.1")
+INTERVAL = f"{200 * PATIENCE:.0f}ms"
+"""How often endpoints are asked, and how long they may take: in an emulated machine that is slow, too."""
 OUT_S = 3.0 * PATIENCE
 """By when an endpoint that died must have left, at default settings."""
 BACK_S = 4.0 * PATIENCE
@@ -252,7 +254,7 @@ def test_endpoint_that_says_it_is_ill_leaves_and_comes_back(world: World, server
     """It is asked where and as whom the annotations say, and still serves whoever is sent to it."""
     with contextlib.ExitStack() as stack:
         ills = {a: stack.enter_context(contextlib.closing(Illness(world, a, 8081))) for a in ENDPOINTS}
-        begin(world, "http://:8081/healthz?full", host="shop.example", interval="200ms")
+        begin(world, "http://:8081/healthz?full", host="shop.example", interval=INTERVAL, timeout=INTERVAL)
 
         ills[ENDPOINTS[0]].status = 503
         time_until(world, LEFT, OUT_S)
@@ -264,7 +266,7 @@ def test_endpoint_that_says_it_is_ill_leaves_and_comes_back(world: World, server
 
 
 def test_without_a_threshold_the_last_endpoint_leaves_and_with_one_all_are_used(world: World, servers: Servers) -> None:
-    begin(world, "tcp interval=200ms")
+    begin(world, f"tcp interval={INTERVAL} timeout={INTERVAL}")
 
     for address in ENDPOINTS:
         servers.stop(address)
@@ -274,7 +276,7 @@ def test_without_a_threshold_the_last_endpoint_leaves_and_with_one_all_are_used(
     assert reached(world) == "refused"
     servers.start(ENDPOINTS[1])
     time_to_return(world, SECOND)
-    write(world, "tcp interval=200ms panic=50")
+    write(world, f"tcp interval={INTERVAL} timeout={INTERVAL} panic=50")
     world.agent.mark()
     world.agent.catch_up()
 
@@ -307,7 +309,7 @@ def test_restart_writes_nothing_and_sends_nobody_to_an_endpoint_known_to_be_dead
 
 
 def test_check_that_is_taken_away_or_cannot_be_read_leaves_endpoints_as_the_slices_say(world: World, servers: Servers) -> None:
-    begin(world, "tcp interval=200ms")
+    begin(world, f"tcp interval={INTERVAL} timeout={INTERVAL}")
     servers.stop(ENDPOINTS[0])
     time_until(world, LEFT, OUT_S)
 
@@ -316,7 +318,7 @@ def test_check_that_is_taken_away_or_cannot_be_read_leaves_endpoints_as_the_slic
 
     assert "kpx.io/health-check: Service shop/web: 'ping' is no health check; write tcp" in world.agent.log.read_text()
     assert explained(world) == dict.fromkeys(sorted(ALL), "ready")
-    write(world, "tcp interval=200ms")
+    write(world, f"tcp interval={INTERVAL} timeout={INTERVAL}")
     time_until(world, LEFT, OUT_S)
     write(world, "")
     time_until(world, {*LEFT, "refused"}, OUT_S)

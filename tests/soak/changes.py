@@ -30,6 +30,8 @@ CHANGE_S = 0.005
 """The shortest time between two changes; 200 a second."""
 GROWTH = 0.05
 """Part by which memory may be higher in the last quarter of the samples than in the second; the first is for warming up."""
+SAMPLES_MIN = 8
+"""Two for each quarter: a machine on which a change takes seconds goes on for longer than it was told."""
 GROWTH_BYTES = 2 << 20
 
 Say = Callable[[str], None]
@@ -109,7 +111,7 @@ class _Soak:
         self._agent.write(self._changes.everything(), mark=False)
         self._look()
         look_at, sample_at, changed = time.monotonic() + pause_s, 0.0, 0
-        while (now := time.monotonic()) < began + seconds:
+        while (now := time.monotonic()) < began + seconds or len(self._samples) < SAMPLES_MIN:
             self._change()
             changed += 1
             if now >= sample_at:

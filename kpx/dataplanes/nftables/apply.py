@@ -4,16 +4,22 @@ Carry a plan out: transactions, and what to do when the kernel refuses part of o
 nf_tables commits a transaction whole or not at all, and names every message it refuses. A refused message is sent again with one
 message a row, which names the row; then the rest goes without it. A row that is refused takes the other rows of its frontend with
 it: half a frontend is worse than the old one, and nothing that works is torn down because something else failed.
+
+A transaction takes effect while packets are between two look-ups. One that was led to a chain of before must still find there
+what it was led to, and one that is led to a new chain must find its rules, of which it sees those that were there when it entered
+its hook (nf_tables_core.c, `nft_do_chain`: `genbit`). So chains come in a transaction of their own, before what leads to them,
+and what goes, goes in one of its own, after what led to it (16.2). Else one connection in some thousand changes is refused.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 
 from kpx.dataplanes.nftables.encode import Constant, Written, encode, encode_table
 from kpx.dataplanes.nftables.reading import row_command, row_frontend
-from kpx.dataplanes.nftables.schema import NFPROTOS, TABLE
+from kpx.dataplanes.nftables.schema import CHAINS, NFPROTOS, TABLE
 from kpx.errors import KernelError, NoAnswer
 from kpx.kernel.netlink import Netlink, refusal
 from kpx.kernel.wire import nft
@@ -28,6 +34,7 @@ OPERATION_BYTES = 400
 """What an operation takes on the wire, generously: a changed element of IPv6 takes 250, the average chain 500."""
 
 _FLAGS = slice(6, 8)
+_CHAINS = frozenset(CHAINS.values())
 
 
 class Transactions:
@@ -55,10 +62,10 @@ class Transactions:
         """
         failures: list[Failure] = []
         fitting = max(1, self._netlink.datagram_max_bytes // OPERATION_BYTES)
-        step = len(operations) or 1 if anew else min(TRANSACTION_MAX_OPERATIONS, fitting)
-        for start in range(0, len(operations) or 1, step):
+        steps = [(0, len(operations))] if anew else _steps(operations, min(TRANSACTION_MAX_OPERATIONS, fitting), create)
+        for start, end in steps:
             # What was refused in an earlier transaction keeps the rest of its frontend out of this one.
-            able, held_back = _without(operations[start : start + step], failures)
+            able, held_back = _without(operations[start:end], failures)
             failures += held_back
             try:
                 failures += self._transaction(able, create and not start, anew)
@@ -109,6 +116,18 @@ class Transactions:
 
 
 _ORDER = sys.byteorder
+
+
+def _steps(operations: Sequence[Operation], largest: int, create: bool) -> Iterator[tuple[int, int]]:
+    """Return where each transaction starts and ends; an empty one for no operation. Nobody is in a table that is being made."""
+    count = len(operations)
+    leaving = count if create else bisect_left(operations, True, key=lambda each: each.verb is Verb.REMOVE)
+    chains = 0 if create else bisect_left(operations, True, 0, leaving, key=lambda each: each.table not in _CHAINS)
+    for first, last in ((0, chains), (chains, leaving), (leaving, count)):
+        for start in range(first, last, largest):
+            yield start, min(start + largest, last)
+    if not count:
+        yield 0, 0
 
 
 def _unwritten(operations: Sequence[Operation], failures: list[Failure], error: KernelError) -> list[Failure]:

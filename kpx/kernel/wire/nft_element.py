@@ -59,9 +59,11 @@ def members(keys: Sequence[bytes]) -> list[bytes]:
 
 
 def pairs(keys: Sequence[bytes], values: Sequence[bytes]) -> list[bytes]:
-    """Pack elements of a map of values; all keys have one length, and so have all values."""
+    """Pack elements of a map of values; all keys have one length. A value of another length is the kernel's to refuse."""
     if not keys:
         return []
+    if len(set(map(len, values))) > 1:
+        return [element(key, value_data(value)) for key, value in zip(keys, values, strict=True)]
     key_bytes, value_bytes = len(keys[0]), len(values[0])
     middle = value_data(bytes(value_bytes))[:-value_bytes]
     head = element(bytes(key_bytes), value_data(bytes(value_bytes)))[: -key_bytes - value_bytes - len(middle)]
