@@ -34,8 +34,6 @@ MARKER_RANGES = ("198.18.0.0/15", "2001:2::/48")
 CATCH_UP_S = 10.0 * PATIENCE
 STOP_S = 10.0 * PATIENCE
 VERB_S = 30.0 * PATIENCE
-TRANSACTIONS = {"nftables": True, "ipvs": False}
-"""Whether a data plane writes all of a change at once."""
 
 Object = Mapping[str, Any]
 
@@ -149,9 +147,13 @@ class Agent:
         return command if self.build is None else [command[0], "-P", *command[1:]]
 
     def catch_up(self) -> None:
-        """Wait until everything written so far is in force; fails after `CATCH_UP_S` with the agent's log."""
+        """
+        Wait until everything written so far is in force; fails after `CATCH_UP_S` with the agent's log.
+
+        What goes, goes after a marker that came in the same round; a second one comes in a later round.
+        """
         self._await_markers()
-        if not TRANSACTIONS[self.mode] and self._markers and self._process is not None:
+        if self._markers and self._process is not None:
             self.mark()
             self._await_markers()
 
