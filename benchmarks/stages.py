@@ -112,14 +112,13 @@ def measure(directory: Path, cluster: Cluster, changes: int, rounds: int) -> Sta
     gc.freeze()
     first_sync, written = list(netlink.sent), sum(len(one.datagram) for one in netlink.sent)
     netlink.sent.clear()
-    changes_s = _change(engine, cluster, changes)
-    changing = list(netlink.sent)
+    changes_s, changing = _change(engine, netlink, cluster, changes)
     floor_changes_s = _each_again(netlink, changing)
     adoption, writes = _adopt(dataplane, netlink, facts, engine.view)
     apply_s, floor_s = _in_turn(dataplane, netlink, facts, plan, first_sync, rounds)
     dataplane.cleanup()
     dataplane.close()
-    change_bytes = sum(len(one.datagram) for one in changing) / len(changing)
+    change_bytes = sum(len(one.datagram) for each in changing for one in each) / len(changing)
     rows = len(plan.operations)
     return Stages(took, rows, written, apply_s, floor_s, changes_s, floor_changes_s, change_bytes, adoption, writes)
 
@@ -150,10 +149,11 @@ def _events(view: ClusterView) -> list[Event]:
     return [*(Upsert(value) for value in (*view.services.values(), *slices)), Synced()]
 
 
-def _change(engine: Engine, cluster: Cluster, changes: int) -> list[float]:
-    """Swap one endpoint of one Service after another, and swap it back; return how long each took from event to kernel."""
-    took = []
+def _change(engine: Engine, netlink: RecordingNetlink, cluster: Cluster, changes: int) -> tuple[list[float], list[list[Sent]]]:
+    """Swap one endpoint of one Service after another, and back; return how long each took, and what it sent."""
+    took, sent = [], []
     for number in range(changes):
+        netlink.sent.clear()
         decoded = decode_document(cluster.changed_slice(number), "change")
         events = [Upsert(value) for one in decoded.objects for value in one.values]
         started = time.perf_counter()
@@ -161,7 +161,8 @@ def _change(engine: Engine, cluster: Cluster, changes: int) -> list[float]:
         done = engine.round()
         took.append(time.perf_counter() - started)
         assert done.rows, "the change wrote nothing"
-    return took
+        sent.append(list(netlink.sent))
+    return took, sent
 
 
 def _adopt(dataplane: NftablesDataplane, netlink: RecordingNetlink, facts: NodeFacts, view: ClusterView) -> tuple[Took, int]:
@@ -198,10 +199,12 @@ def _in_turn(
     return apply_s, floor_s
 
 
-def _each_again(netlink: RecordingNetlink, sent: list[Sent]) -> list[float]:
+def _each_again(netlink: RecordingNetlink, changes: list[list[Sent]]) -> list[float]:
+    """Send what each change sent; return how long each took."""
     took = []
-    for one in sent:
+    for sent in changes:
         started = time.perf_counter()
-        assert not Netlink.transact(netlink, *one)
+        for one in sent:
+            assert not Netlink.transact(netlink, *one)
         took.append(time.perf_counter() - started)
     return took
