@@ -29,8 +29,9 @@ ENDPOINTS = ("10.244.1.1", "10.244.2.1", "10.244.1.2")
 ALL = tuple(f"{address}:8080" for address in ENDPOINTS)
 NOTICES = {"nftables": True, "ipvs": False}[dataplane.CHOSEN]
 """Whether the kernel tells what others do to the data plane; without that the agent looks after each --sync-period."""
-SYNC_PERIOD_S = 30.0 if NOTICES else 1.0
-REPAIR_S = (1.0 if NOTICES else 2 * SYNC_PERIOD_S) * PATIENCE
+SYNC_PERIOD_S = 60.0 * PATIENCE if NOTICES else 1.0
+REPAIR_S = 5.0 * PATIENCE
+"""Where the kernel tells, far less than the period of looking; else a busy machine's time for some periods."""
 
 NODE = NodeConfig("n1", ("192.168.10.1",), ("10.244.0.0/16",), ("192.168.0.0/16",))
 
@@ -120,7 +121,7 @@ def ask(world: World, source: str = POD, to: str = "10.96.0.10", port: int = 80)
 
 @pytest.mark.parametrize("tamper", BY_PLANE[dataplane.CHOSEN])
 def test_what_others_break_is_repaired_soon(world: World, tamper: Callable[[Namespace], None]) -> None:
-    """It notices by notification (within a second) or by looking, repairs, and says in the log that something was different."""
+    """It notices by notification or by looking, repairs, and says in the log that something was different."""
     node = world.node.namespace
     before = HELD.ours(node)
     said = len(world.agent.log.read_text())
